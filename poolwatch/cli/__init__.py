@@ -1,0 +1,1 @@
+"""The command line ``poolwatch``; it stands on the faces and reaches no further down."""

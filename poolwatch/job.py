@@ -1,0 +1,304 @@
+"""A job's record and its state machine.
+
+::
+
+    PENDING -> SENT -> RUNNING -> SUCCEEDED | FAILED | TIMED_OUT | TERMINATED | LOST
+    SENT | RUNNING -> PENDING             recalled, or its worker died before the job began
+    SENT | RUNNING -> LOST_PENDING        its worker died; a grace period or a back-off runs
+    LOST_PENDING -> LOST | PENDING        ... and ends
+    PENDING -> CANCELLED | TERMINATED | FAILED | LOST
+
+That a job runs is written in its worker's row of the ledger, and read there when somebody asks;
+nobody is woken for it. A job whose result has come is SENT or RUNNING until then.
+
+``Job.terminated`` is the explicit flag: set when somebody asked for this job's end on purpose. It
+decides whether the death of the worker reads ``Terminated`` or ``WorkerLostError``, and it belongs
+to the job: the same worker's later death in another job is a loss again.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import threading
+from _thread import LockType, allocate_lock
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from poolwatch.exceptions import (
+    JobDecodingError,
+    MaybeEncodingError,
+    RemoteTraceback,
+    TimeLimitExceeded,
+)
+from poolwatch.transport import codec, frames
+from poolwatch.transport.bulk import Bulk
+
+if TYPE_CHECKING:
+    from poolwatch.crew import WorkerProcess
+    from poolwatch.policies import LostWorkerPolicy
+
+
+class JobState(enum.Enum):
+    """Where a job is on its way; see the module's drawing."""
+
+    PENDING = 1
+    SENT = 2
+    RUNNING = 3
+    LOST_PENDING = 4
+    SUCCEEDED = 5
+    FAILED = 6
+    TIMED_OUT = 7
+    TERMINATED = 8
+    CANCELLED = 9
+    LOST = 10
+
+    bit: int
+    successors: int
+
+    @property
+    def final(self) -> bool:
+        """True when nothing more will happen to the job."""
+        return self.value >= JobState.SUCCEEDED.value
+
+
+def _define_transitions() -> None:
+    final = [state for state in JobState if state.final]
+    allowed = {
+        JobState.PENDING: [JobState.SENT, *final],
+        JobState.SENT: [JobState.PENDING, JobState.RUNNING, JobState.LOST_PENDING, *final],
+        JobState.RUNNING: [JobState.PENDING, JobState.LOST_PENDING, *final],
+        JobState.LOST_PENDING: [JobState.PENDING, *final],
+    }
+    for state in JobState:
+        state.bit = 1 << state.value
+    for state in JobState:
+        # Bits rather than a set of members: hashing a member costs more than the rest of a move.
+        state.successors = sum(other.bit for other in allowed.get(state, ()))
+
+
+_define_transitions()
+
+
+@dataclass(slots=True)
+class JobOptions:
+    """What a caller asked for one job beyond the call itself; most jobs have none.
+
+    Attributes:
+        callback: called with the value on success.
+        error_callback: called with the exception otherwise.
+        accept_callback: called as ``(pid, time)`` when the job has begun.
+        timeout_callback: called as ``(soft=..., timeout=...)`` when a limit was hit.
+        soft_timeout: seconds, or None.
+        timeout: seconds, or None.
+        policy: what to do when the worker is lost, or None for the pool's.
+        tag: the caller's own mark.
+        correlation_id: the caller's own mark, as in billiard.
+    """
+
+    callback: Callable[[Any], object] | None = None
+    error_callback: Callable[[BaseException], object] | None = None
+    accept_callback: Callable[[int, float], object] | None = None
+    timeout_callback: Callable[..., object] | None = None
+    soft_timeout: float | None = None
+    timeout: float | None = None
+    policy: LostWorkerPolicy | None = None
+    tag: object = None
+    correlation_id: str | None = None
+
+
+NO_OPTIONS = JobOptions()
+
+
+class Usage(NamedTuple):
+    """What a finished job has used, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+class Outcome(NamedTuple):
+    """How a job ended, as it came from the worker: not yet unpickled."""
+
+    kind: int
+    flags: int
+    payload: bytes
+    fd: int | None
+
+
+_waiters_lock = threading.Lock()  # held for a list append only
+_decoding_locks = tuple(threading.RLock() for _ in range(64))
+
+
+class Job:
+    """One call on its way through the pool.
+
+    The dispatcher's lock guards everything here except waiting and decoding.
+
+    Attributes:
+        id: number of the job in its pool.
+        name: qualified name of the function.
+        payload: the pickled call; dropped when the job has ended.
+        options: what the caller asked for.
+        state: see :class:`JobState`.
+        worker: the worker that has the job, or had it last.
+        serial: number of this sending, see ``transport.ledger``.
+        attempts: how often the job has been started and has ended, or was lost.
+        moves: how often a worker died while it was receiving this job.
+        terminated: somebody asked for this job's end on purpose.
+        worker_lost: when (monotonic seconds) and with which exit code its worker died, or None.
+        limit: the error of a hard limit that has passed, while the worker is being killed.
+        ready: the outcome is there for everybody, and callbacks have run.
+        usage: what the job used, once it has ended in its worker.
+        keepalive: the pool, which must not be collected while the job is unfinished.
+    """
+
+    __slots__ = (
+        "_error",
+        "_outcome",
+        "_value",
+        "_waiters",
+        "attempts",
+        "by_value",
+        "id",
+        "keepalive",
+        "limit",
+        "moves",
+        "name",
+        "options",
+        "payload",
+        "ready",
+        "serial",
+        "state",
+        "terminated",
+        "usage",
+        "worker",
+        "worker_lost",
+    )
+
+    def __init__(
+        self, number: int, name: str, payload: codec.Payload, options: JobOptions, keepalive: object
+    ) -> None:
+        self.id = number
+        self.name = name
+        self.payload: codec.Payload | None = payload
+        self.options = options
+        self.state = JobState.PENDING
+        self.worker: WorkerProcess | None = None
+        self.serial = 0
+        self.attempts = 0
+        self.moves = 0
+        self.by_value = False
+        self.terminated = False
+        self.worker_lost: tuple[float, int | None] | None = None
+        self.limit: TimeLimitExceeded | None = None
+        self.ready = False
+        self.usage: Usage | None = None
+        self.keepalive = keepalive
+        self._outcome: Outcome | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._waiters: list[LockType] | None = None
+
+    def move(self, state: JobState) -> None:
+        """Change the state; the one place where that happens.
+
+        Raises:
+            RuntimeError: no such arrow in the drawing (a bug of poolwatch).
+        """
+        if not self.state.successors & state.bit:
+            raise RuntimeError(f"job {self.id} cannot go from {self.state.name} to {state.name}")
+        self.state = state
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def set_outcome(self, outcome: Outcome) -> None:
+        """Keep what the worker sent; :meth:`result` unpickles it."""
+        self._outcome = outcome
+        self._release()
+
+    def set_error(self, error: BaseException) -> None:
+        """Keep an error that came from the pool itself."""
+        self._error = error
+        self._release()
+
+    def _release(self) -> None:
+        payload, self.payload = self.payload, None
+        if isinstance(payload, Bulk):
+            # A frame of it may still wait in a stream that is being flushed; its reference closes
+            # the descriptor.
+            del payload
+
+    def set_ready(self) -> None:
+        """Let everybody who waits see the outcome."""
+        self.keepalive = None
+        self.ready = True
+        # A waiter that is added from now on sees ``ready`` after it has been added.
+        for waiter in self._waiters or ():
+            waiter.release()
+        self._waiters = None
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until the job is ready, no longer than so many seconds; return whether it is."""
+        if self.ready:
+            return True
+        waiter = allocate_lock()
+        waiter.acquire()
+        with _waiters_lock:
+            if self._waiters is None:
+                self._waiters = []
+            waiters = self._waiters
+            waiters.append(waiter)
+        if self.ready:
+            return True
+        if waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            return True
+        with _waiters_lock:
+            if waiter in waiters:
+                waiters.remove(waiter)
+        return self.ready
+
+    @property
+    def succeeded(self) -> bool:
+        """True when the job returned a value that could be unpickled."""
+        return self.result()[0]
+
+    def result(self) -> tuple[bool, Any]:
+        """Return ``(True, value)`` or ``(False, exception)``; the first caller unpickles."""
+        if self._outcome is not None:
+            with _decoding_locks[self.id % len(_decoding_locks)]:
+                outcome, self._outcome = self._outcome, self._outcome
+                if outcome is not None:
+                    self._decode(outcome)
+                    self._outcome = None
+        return (True, self._value) if self._error is None else (False, self._error)
+
+    def _decode(self, outcome: Outcome) -> None:
+        if outcome.kind == frames.RESULT:
+            try:
+                is_bulk = bool(outcome.flags & frames.BULK)
+                self._value = codec.decode(outcome.payload, outcome.fd, is_bulk)
+            except Exception as error:  # noqa: BLE001  (a user's __setstate__ may raise anything)
+                problem = MaybeEncodingError(
+                    f"the result does not unpickle: {codec.safe_repr(error)}", self.name
+                )
+                problem.__cause__ = error
+                self._error = problem
+            return
+        error = codec.decode_failure(outcome.payload)
+        if outcome.kind == frames.DECODING_FAILED:
+            cause = error.__cause__
+            text = f"the arguments of {self.name} could not be unpickled in the worker: {error!r}"
+            error = JobDecodingError(text)
+            error.__cause__ = cause if isinstance(cause, RemoteTraceback) else None
+        self._error = error
+
+    def __del__(self) -> None:
+        # A bulk result that nobody asked for still owns its descriptor.
+        outcome = getattr(self, "_outcome", None)
+        if outcome is not None and outcome.fd is not None:
+            os.close(outcome.fd)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.name} {self.state.name}>"

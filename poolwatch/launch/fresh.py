@@ -1,0 +1,134 @@
+"""Entry points of interpreters that are started afresh: for ``spawn`` and ``forkserver``.
+
+The parent writes what they need into a memory file once; its layout is two pickles. The first
+holds the preparation data of multiprocessing (``sys.path``, the main module, ...), the second the
+:class:`WorkerSetup`, which can be loaded only after the first has been acted upon.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing.process
+import multiprocessing.resource_tracker
+import multiprocessing.spawn
+import os
+import pickle
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from poolwatch.launch.zygote import Guardian, Nursery, run_helper
+from poolwatch.transport import codec, frames
+from poolwatch.worker.main import WorkerEnds, WorkerSetup
+from poolwatch.worker.process import become_worker
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+@dataclass(slots=True)
+class Preparation:
+    """What a fresh interpreter needs before it can load anything of the user's.
+
+    Attributes:
+        owner_pid: the process that made the pool.
+        data: multiprocessing's preparation data.
+        tracker_fd: descriptor of its resource tracker, inherited.
+        inherited: descriptors that the setup's pickle refers to by number.
+        fork_workers: True to fork workers from the guardian's zygote (``forkserver``), False to
+            start each afresh (``spawn``).
+    """
+
+    owner_pid: int
+    data: dict[str, Any]
+    tracker_fd: int
+    inherited: list[int]
+    fork_workers: bool
+
+
+def command(entry: str, *numbers: int) -> list[str]:
+    """Return the command line that starts a fresh interpreter at one of the functions here."""
+    arguments = ", ".join(map(str, numbers))
+    code = (
+        f"import sys; sys.path.append({_ROOT!r}); "
+        f"from poolwatch.launch.fresh import {entry}; {entry}({arguments})"
+    )
+    executable = os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable)
+    flags = multiprocessing.util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [executable, *flags, "-c", code]
+
+
+def guardian_main(setup_fd: int, guardian_fd: int, zygote_fd: int) -> NoReturn:
+    """Become the guardian of a pool whose workers start from a fresh interpreter."""
+    preparation, rest = _read_setup(setup_fd)
+    _adopt_tracker(preparation)
+    nursery = Nursery(preparation.owner_pid, WorkerSetup())
+    if preparation.fork_workers:
+        nursery.setup = _load_setup(preparation, rest)
+    else:
+        kept = [setup_fd, preparation.tracker_fd, *preparation.inherited]
+        nursery.exec_worker = lambda ends, name: _exec_worker(ends, name, setup_fd, kept)
+    run_helper(
+        Guardian,
+        socket.socket(fileno=guardian_fd),
+        nursery,
+        socket.socket(fileno=zygote_fd),
+    )
+
+
+def _exec_worker(ends: WorkerEnds, name: str, setup_fd: int, kept: list[int]) -> NoReturn:
+    parent_pid = os.getppid()
+    own = [ends.sock.fileno(), ends.ledger_fd, ends.crash_fd, ends.stack_fd]
+    for fd in (*own, *kept):
+        os.set_inheritable(fd, True)
+    number = int(name.rpartition("-")[2])
+    line = command("worker_main", parent_pid, number, setup_fd, *own)
+    os.execv(line[0], line)
+
+
+def worker_main(
+    parent_pid: int,
+    number: int,
+    setup_fd: int,
+    sock_fd: int,
+    ledger_fd: int,
+    crash_fd: int,
+    stack_fd: int,
+) -> NoReturn:
+    """Become a worker in a fresh interpreter."""
+    ends = WorkerEnds(socket.socket(fileno=sock_fd), ledger_fd, crash_fd, stack_fd)
+    for fd in (sock_fd, ledger_fd, crash_fd, stack_fd, setup_fd):
+        os.set_inheritable(fd, False)
+    preparation, rest = _read_setup(setup_fd)
+    try:
+        _adopt_tracker(preparation)
+        setup = _load_setup(preparation, rest)
+    except BaseException as error:  # noqa: BLE001  (told to the parent, which decides)
+        failure = codec.encode_failure(error)
+        ends.sock.sendall(frames.pack(frames.BOOT_FAILED, failure, 0))
+        os._exit(1)
+    become_worker(setup, ends, f"{preparation.data['name']}-{number}", parent_pid)
+
+
+def _read_setup(setup_fd: int) -> tuple[Preparation, io.BytesIO]:
+    size = os.fstat(setup_fd).st_size
+    rest = io.BytesIO(os.pread(setup_fd, size, 0))  # pread: all workers share one file offset
+    preparation: Preparation = pickle.load(rest)
+    return preparation, rest
+
+
+def _adopt_tracker(preparation: Preparation) -> None:
+    """Use the parent's resource tracker; one of our own would unlink what others still use."""
+    tracker = multiprocessing.resource_tracker._resource_tracker  # type: ignore[attr-defined]
+    tracker._fd = preparation.tracker_fd
+
+
+def _load_setup(preparation: Preparation, rest: io.BytesIO) -> WorkerSetup:
+    current = multiprocessing.process.current_process()
+    current._inheriting = True  # type: ignore[attr-defined]
+    try:
+        multiprocessing.spawn.prepare(preparation.data)
+        setup: WorkerSetup = pickle.load(rest)
+    finally:
+        del current._inheriting  # type: ignore[attr-defined]
+    return setup

@@ -1,0 +1,175 @@
+"""The parent's view of the guardian process, forked or started afresh."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import multiprocessing.context
+import multiprocessing.resource_tracker
+import multiprocessing.spawn
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from multiprocessing.reduction import ForkingPickler
+
+from poolwatch.launch.fresh import Preparation, command
+from poolwatch.launch.zygote import Guardian, Nursery, Zygote, run_helper
+from poolwatch.transport import kernel
+from poolwatch.worker.main import WorkerSetup
+
+
+class Child:
+    """A direct child of the parent that must be reaped: a guardian, or with ``fork`` a zygote."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._pidfd = kernel.open_pidfd(pid)
+        self._reaped = False
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it has been reaped."""
+        if self._reaped:
+            return
+        try:
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            else:
+                os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def wait(self, seconds: float) -> bool:
+        """Wait no longer than so many seconds for its end and reap it; False if it still lives."""
+        if self._reaped:
+            return True
+        if self._pidfd is not None:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            if not poll.poll(seconds * 1000):
+                return False
+        try:
+            pid, _ = os.waitpid(self.pid, 0 if self._pidfd is None else os.WNOHANG)
+            self._reaped = pid != 0
+        except ChildProcessError:
+            self._reaped = True  # the program waits for any child, and was quicker
+        if self._reaped:
+            self.close()
+        return self._reaped
+
+    def close(self) -> None:
+        """Close the pidfd; may be called more than once."""
+        pidfd, self._pidfd = self._pidfd, None
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def fork_guardian(
+    setup: WorkerSetup, sock: socket.socket, zygote_sock: socket.socket, close: list[int]
+) -> Child:
+    """Fork the guardian from this process as it is now.
+
+    Args:
+        setup: what all workers have in common; inherited, never pickled.
+        sock: the guardian's end of its channel.
+        zygote_sock: the end of the first zygote's channel.
+        close: descriptors that the guardian must not keep: the parent's ends of both.
+
+    Raises:
+        OSError: fork failed.
+    """
+    owner = os.getpid()
+    pid = _fork()
+    if pid == 0:
+        _close(close)
+        run_helper(Guardian, sock, Nursery(owner, setup), zygote_sock)
+    return Child(pid)
+
+
+def fork_zygote(setup: WorkerSetup, sock: socket.socket, close: list[int]) -> Child:
+    """Fork a zygote without a guardian (start method ``fork``); see :func:`fork_guardian`."""
+    owner = os.getpid()
+    pid = _fork()
+    if pid == 0:
+        _close(close)
+        run_helper(Zygote, sock, Nursery(owner, setup))
+    return Child(pid)
+
+
+def _fork() -> int:
+    # What is in the buffers now would otherwise be printed by every worker as well.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            pass
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forking while threads run. The zygote exists to do this once, early.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+class FreshStart:
+    """Starts guardians in a fresh interpreter, for ``spawn`` and ``forkserver``.
+
+    The setup is pickled once, with multiprocessing's rules for starting a process: locks and
+    queues among ``initargs`` reach the workers.
+    """
+
+    def __init__(self, setup: WorkerSetup, name: str, method: str) -> None:
+        self.inherited: list[int] = []
+        data = multiprocessing.spawn.get_preparation_data(name)
+        tracker_fd = multiprocessing.resource_tracker.getfd()
+        preparation = Preparation(
+            os.getpid(), data, tracker_fd, self.inherited, method == "forkserver"
+        )
+        pickled_setup = self._pickle(setup)  # first: it fills the list of inherited descriptors
+        self._setup_fd = kernel.anonymous_file("poolwatch-setup")
+        with open(os.dup(self._setup_fd), "wb") as target:
+            target.write(self._pickle(preparation) + pickled_setup)
+
+    def _pickle(self, value: object) -> bytes:
+        file = io.BytesIO()
+        multiprocessing.context.set_spawning_popen(self)  # type: ignore[attr-defined]
+        try:
+            ForkingPickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+        finally:
+            multiprocessing.context.set_spawning_popen(None)  # type: ignore[attr-defined]
+        return file.getvalue()
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Called by multiprocessing's reducers: the child will know ``fd`` under this number."""
+        kept = os.dup(fd)
+        self.inherited.append(kept)
+        return kept
+
+    def start(self, sock: socket.socket, zygote_sock: socket.socket) -> Child:
+        """Start the guardian; see :func:`fork_guardian`.
+
+        Raises:
+            OSError: the interpreter could not be started.
+        """
+        own = [self._setup_fd, sock.fileno(), zygote_sock.fileno()]
+        tracker_fd = multiprocessing.resource_tracker.getfd()
+        process = subprocess.Popen(
+            command("guardian_main", *own),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[*own, tracker_fd, *self.inherited],
+            start_new_session=False,
+        )
+        process.returncode = 0  # reaped by pid, as the other kind of guardian
+        return Child(process.pid)
+
+    def close(self) -> None:
+        """Close what was kept for further guardians."""
+        fds, self.inherited = [self._setup_fd, *self.inherited], []
+        _close(fds)

@@ -1,0 +1,163 @@
+"""What guardian and zygote share: an event loop without threads that reaps and sweeps.
+
+It sleeps in ``poll`` on the control channel, on the parent's pidfd and on a pipe that ``SIGCHLD``
+writes to. The parent's end is seen by its pidfd *or* by the channel's end of file: a forked child
+of the parent may hold the channel open, and not every kernel has pidfds.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from abc import ABC, abstractmethod
+from pathlib import Path
+from time import monotonic
+from typing import NoReturn
+
+from poolwatch.launch.control import Channel, Message
+from poolwatch.transport import kernel
+
+_SWEEP_SECONDS = 0.5  # a process in an uninterruptible wait must not hold up the next report
+_SWEEP_ROUNDS = 1000
+_IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE")
+
+
+class Reaper(ABC):
+    """A single-threaded process that owns children and outlives none of its reasons to exist."""
+
+    def __init__(self, channel: Channel, owner_pid: int) -> None:
+        self.channel = channel
+        self.owner_pid = owner_pid  # the process that made the pool
+        self.spared: set[int] = set()  # children that a sweep leaves alone
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._owner_pidfd = kernel.open_pidfd(owner_pid)
+
+    @abstractmethod
+    def handle(self, message: Message, fds: list[int]) -> None:
+        """Act on one message of the parent."""
+
+    @abstractmethod
+    def child_exited(self, pid: int) -> bool:
+        """Deal with a child that has exited and is still a zombie; False: a stranger, reap it."""
+
+    def serve(self) -> NoReturn:
+        """Run until told to shut down or until the parent is gone."""
+        self._take_over_signals()
+        kernel.become_subreaper()
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        if self._owner_pidfd is not None:
+            poll.register(self._owner_pidfd, select.POLLIN)
+        self._reap()  # an exit before the handler was installed would never be told
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._owner_pidfd in ready:
+                self.shut_down()
+            if self._wake_read in ready:
+                self._drain_wakeups()
+                self._reap()
+            if self.channel.fileno() in ready:
+                received = self.channel.receive()
+                if received is None:
+                    self.shut_down()
+                self.handle(*received)
+
+    def _take_over_signals(self) -> None:
+        """A signal to the process group must not take the pool's reaper."""
+        for name in _IGNORED:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(kernel.STACK_SIGNAL, signal.SIG_IGN)  # its default kills a booting worker
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    def _drain_wakeups(self) -> None:
+        try:
+            while os.read(self._wake_read, 512):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _reap(self) -> None:
+        """Look before reaping: a child's pid stays its own until its story has been told."""
+        while True:
+            try:
+                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if info is None:
+                return
+            if not self.child_exited(info.si_pid):
+                os.waitpid(info.si_pid, 0)
+
+    def sweep(self) -> None:
+        """Kill the children that are not spared, and theirs as they arrive, until none arrives.
+
+        Descendants of a killed process become our children when it dies, so killing children
+        alone reaches the whole tree, also what has a session of its own.
+        """
+        deadline = monotonic() + _SWEEP_SECONDS
+        for _ in range(_SWEEP_ROUNDS):
+            doomed = [pid for pid in children_of_self() if pid not in self.spared]
+            if not doomed or monotonic() > deadline:
+                return
+            for pid in doomed:
+                _kill(pid)
+            for pid in doomed:
+                wait_for_exit(pid, deadline - monotonic())
+                os.waitpid(pid, os.WNOHANG)
+
+    def close_descriptors(self) -> None:
+        """In a forked child: let go of what belongs to this process."""
+        self.channel.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        if self._owner_pidfd is not None:
+            os.close(self._owner_pidfd)
+
+    def shut_down(self) -> NoReturn:
+        """Kill everything that is left, reap it, exit."""
+        signal.set_wakeup_fd(-1)
+        self.spared.clear()
+        self.sweep()
+        os._exit(0)
+
+
+def children_of_self() -> list[int]:
+    """Return the pids of this (single-threaded) process's children, zombies included."""
+    pid = os.getpid()
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except OSError:
+        import psutil  # slower; for kernels without that file, and other systems
+
+        return [child.pid for child in psutil.Process(pid).children()]
+
+
+def wait_for_exit(pid: int, seconds: float) -> None:
+    """Wait until a child has exited, without reaping it, no longer than so many seconds."""
+    pidfd = kernel.open_pidfd(pid)
+    if pidfd is None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(max(0.0, seconds) * 1000)
+    finally:
+        os.close(pidfd)
+
+
+def _kill(pid: int) -> None:
+    """Kill a child that has not been reaped, so that the pid is its own."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except PermissionError:
+        pass  # it has become somebody else's process (setuid); the rounds are bounded

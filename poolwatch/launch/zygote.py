@@ -1,0 +1,240 @@
+"""The zygote makes the workers and reports their deaths; the guardian keeps its place.
+
+Both are forks of the same moment: the pool's snapshot. They do nothing between messages.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from poolwatch.launch import control
+from poolwatch.launch.control import Channel, Message
+from poolwatch.launch.reaper import Reaper, children_of_self, wait_for_exit
+from poolwatch.transport import kernel
+from poolwatch.worker.main import WorkerEnds, WorkerSetup
+from poolwatch.worker.process import become_worker
+
+_ZYGOTE_SECONDS = 1.0  # how long the guardian waits for the zygote's own cleaning up
+_RSS_UNIT = 1024 if kernel.LINUX else 1  # ru_maxrss is in KiB on Linux and in bytes on macOS
+
+Exec = Callable[[WorkerEnds, str], NoReturn]
+"""Replaces a freshly forked process by a fresh interpreter that becomes the worker."""
+
+
+@dataclass(slots=True)
+class Nursery:
+    """From what workers are made.
+
+    Attributes:
+        owner_pid: the process that made the pool.
+        setup: what all workers have in common.
+        exec_worker: None to fork workers; else what a forked process calls to become a fresh one.
+    """
+
+    owner_pid: int
+    setup: WorkerSetup
+    exec_worker: Exec | None = None
+
+
+class Zygote(Reaper):
+    """Forks workers, reaps them, kills what they leave behind."""
+
+    def __init__(self, channel: Channel, nursery: Nursery) -> None:
+        super().__init__(channel, nursery.owner_pid)
+        self._nursery = nursery
+        self._tokens: dict[int, int] = {}  # worker's pid -> token
+        self._left: dict[int, set[int]] = {}  # token -> orphans of a worker that left in peace
+
+    def handle(self, message: Message, fds: list[int]) -> None:
+        """Act on one message of the parent."""
+        match message:
+            case control.StartWorker():
+                self._start_worker(message, fds)
+            case control.SignalWorker(token, signum):
+                for pid in [pid for pid, known in self._tokens.items() if known == token]:
+                    os.kill(pid, signum)
+            case control.SweepWorker(token):
+                self.spared -= self._left.pop(token, set())
+                self.sweep()
+            case control.StartGuardian():
+                pid = fork_helper(Guardian, self, self._nursery)
+                if pid is not None:
+                    self.spared.add(pid)
+            case _:
+                self.shut_down()
+
+    def _start_worker(self, order: control.StartWorker, fds: list[int]) -> None:
+        sock_fd, ledger_fd, crash_fd, stack_fd = fds
+        parent_pid = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            self.channel.send(control.StartFailed(order.token, error.errno or 0))
+            return
+        if pid == 0:
+            self.close_descriptors()
+            ends = WorkerEnds(socket.socket(fileno=sock_fd), ledger_fd, crash_fd, stack_fd)
+            if self._nursery.exec_worker is not None:
+                self._nursery.exec_worker(ends, order.name)
+            become_worker(self._nursery.setup, ends, order.name, parent_pid)
+        for fd in fds:
+            os.close(fd)
+        self._tokens[pid] = order.token
+        self.spared.add(pid)
+        pidfd = kernel.open_pidfd(pid)
+        self.channel.send(control.WorkerStarted(order.token, pid), [] if pidfd is None else [pidfd])
+        if pidfd is not None:
+            os.close(pidfd)
+
+    def child_exited(self, pid: int) -> bool:
+        """Sweep up after a worker, reap it, report it."""
+        token = self._tokens.pop(pid, None)
+        if token is None:
+            self._forget_orphan(pid)
+            return False
+        status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if status is not None and status.si_code == os.CLD_EXITED and status.si_status == 0:
+            self._spare_orphans(token)
+        else:
+            self.sweep()
+        _, wait_status, usage = os.wait4(pid, 0)
+        self.spared.discard(pid)
+        exitcode = os.waitstatus_to_exitcode(wait_status)
+        self.channel.send(
+            control.WorkerExited(token, pid, exitcode, int(usage.ru_maxrss * _RSS_UNIT))
+        )
+        return True
+
+    def _spare_orphans(self, token: int) -> None:
+        """A worker left in peace: what its finished jobs detached lives until the pool closes.
+
+        Should the parent find that a job was running after all (``os._exit(0)``), it says so.
+        """
+        orphans = {pid for pid in children_of_self() if pid not in self.spared}
+        if orphans:
+            self._left[token] = orphans
+            self.spared |= orphans
+
+    def _forget_orphan(self, pid: int) -> None:
+        self.spared.discard(pid)
+        for orphans in self._left.values():
+            orphans.discard(pid)
+
+
+class Guardian(Reaper):
+    """The zygote's dormant twin and parent: forks it, and the next one when it dies."""
+
+    def __init__(self, channel: Channel, nursery: Nursery) -> None:
+        super().__init__(channel, nursery.owner_pid)
+        self._nursery = nursery
+        self._zygote = 0
+
+    def handle(self, message: Message, fds: list[int]) -> None:
+        """Act on one message of the parent."""
+        if isinstance(message, control.StartZygote):
+            self.start_zygote(None)
+        else:
+            self.shut_down()
+
+    def start_zygote(self, sock: socket.socket | None) -> None:
+        """Fork a zygote; the channel is given for the first one, whose parent's end exists."""
+        pid = fork_helper(Zygote, self, self._nursery, sock)
+        if pid is not None:
+            self._zygote = pid
+            self.spared.add(pid)
+
+    def child_exited(self, pid: int) -> bool:
+        """When the zygote dies, sweep up what it leaves, and report it."""
+        if pid != self._zygote:
+            return False
+        self._zygote = 0
+        self.sweep()  # the zygote itself is spared: it is dead, and reaped below
+        _, status = os.waitpid(pid, 0)
+        self.spared.discard(pid)
+        self.channel.send(control.ZygoteExited(pid, os.waitstatus_to_exitcode(status)))
+        return True
+
+    def shut_down(self) -> NoReturn:
+        """Let the zygote clean up first; it knows of the same end."""
+        if self._zygote:
+            wait_for_exit(self._zygote, _ZYGOTE_SECONDS)
+        super().shut_down()
+
+
+def fork_helper(
+    role: type[Zygote] | type[Guardian],
+    maker: Reaper,
+    nursery: Nursery,
+    sock: socket.socket | None = None,
+) -> int | None:
+    """Fork a zygote or guardian and tell the parent.
+
+    Args:
+        role: what the new process becomes.
+        maker: the process that forks.
+        nursery: from what workers are made.
+        sock: its end of the channel, if the parent has the other end already.
+
+    Returns:
+        The new process's pid, or None when fork failed (the parent has been told).
+    """
+    ours = None
+    if sock is None:
+        ours, sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        maker.channel.send(control.StartFailed(0, error.errno or 0))
+        return None
+    else:
+        if pid == 0:
+            maker.close_descriptors()
+            if ours is not None:
+                ours.close()
+            run_helper(role, sock, nursery)
+        pidfd = kernel.open_pidfd(pid)
+        fds = [] if ours is None else [ours.fileno()]
+        maker.channel.send(
+            control.HelperStarted(pid, ours is not None), fds if pidfd is None else [*fds, pidfd]
+        )
+        if pidfd is not None:
+            os.close(pidfd)
+        return pid
+    finally:
+        sock.close()
+        if ours is not None:
+            ours.close()
+
+
+def run_helper(
+    role: type[Zygote] | type[Guardian],
+    sock: socket.socket,
+    nursery: Nursery,
+    zygote_sock: socket.socket | None = None,
+) -> NoReturn:
+    """In a freshly forked process: become a zygote or guardian; never returns.
+
+    Args:
+        role: what this process becomes.
+        sock: its end of its control channel.
+        nursery: from what workers are made.
+        zygote_sock: for a guardian, the channel of the zygote that it forks at once.
+    """
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        helper = role(Channel(sock), nursery)
+        if zygote_sock is not None and isinstance(helper, Guardian):
+            helper.start_zygote(zygote_sock)
+        helper.serve()
+    except ConnectionError:
+        code = 0  # the parent is gone, in the middle of a report
+    finally:
+        os._exit(code)

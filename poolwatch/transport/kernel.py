@@ -1,0 +1,85 @@
+"""What the kernel offers beyond Python's own modules, each with what to do where it is missing.
+
+Linux has all of it. Elsewhere the functions say so (None, False), and the callers do the next
+best thing: see the docstring of each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+import tempfile
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_MEMBARRIER_GLOBAL_EXPEDITED = 1 << 1
+_MEMBARRIER_REGISTER_GLOBAL_EXPEDITED = 1 << 2
+_MEMBARRIER_NR = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
+
+LINUX = sys.platform.startswith("linux")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_membarrier_nr = _MEMBARRIER_NR.get(platform.machine()) if LINUX else None
+
+STACK_SIGNAL = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+"""Asks a worker for a stack dump (handled by faulthandler, in C)."""
+
+SOFT_LIMIT_SIGNAL = signal.SIGUSR1
+"""Tells a worker to look whether its job's soft limit has passed (as in billiard)."""
+
+
+def set_death_signal(signum: int = signal.SIGKILL) -> bool:
+    """Ask to be killed when the parent dies; False where the kernel cannot do that.
+
+    The caller compares ``getppid()`` afterwards: the parent may have died before.
+    """
+    return LINUX and _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) == 0
+
+
+def become_subreaper() -> bool:
+    """Inherit orphaned descendants, so that they can be found; False where not possible."""
+    return LINUX and _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def register_membarrier() -> bool:
+    """Let other processes order this process's memory accesses, see :func:`membarrier`."""
+    return _membarrier(_MEMBARRIER_REGISTER_GLOBAL_EXPEDITED)
+
+
+def membarrier() -> bool:
+    """Run a full memory barrier on every processor that runs a registered process.
+
+    With it the side that looks rarely (the supervisor) pays for the ordering between a store and
+    a later load, and the side that stores for every job (the worker) pays nothing. About 1 us.
+    """
+    return _membarrier(_MEMBARRIER_GLOBAL_EXPEDITED)
+
+
+def _membarrier(command: int) -> bool:
+    if _membarrier_nr is None:
+        return False
+    result: int = _libc.syscall(_membarrier_nr, command, 0, 0)
+    return result == 0
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor that stands for the process, or None where there are none."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def anonymous_file(name: str) -> int:
+    """Return a descriptor of a file in memory that has no name in any directory.
+
+    Where there is no memfd, an unlinked temporary file takes its place.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd, path = tempfile.mkstemp(prefix=name)
+    os.unlink(path)
+    return fd

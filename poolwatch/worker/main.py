@@ -1,0 +1,243 @@
+"""A worker: takes jobs from its stream, runs them, writes each result at once.
+
+The order of the stores in :meth:`Worker._run_job` is what the supervisor relies on after a death
+(see ``transport.ledger``): the start clock and the phase, then ``STARTED``, then the arguments are
+unpickled. Arguments that kill the worker while they load are therefore the guilty job's doing. A
+result leaves before the next job begins; one that waited in memory could be lost with the next job.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic_ns, thread_time_ns
+from typing import Any
+
+from poolwatch.exceptions import MaybeEncodingError
+from poolwatch.transport import codec, frames, kernel, ledger
+from poolwatch.transport.bulk import Bulk
+from poolwatch.transport.frames import Frame, FrameReader
+from poolwatch.worker.signals import Orders, die_of
+
+
+@dataclass(slots=True)
+class WorkerSetup:
+    """What all workers of a pool have in common; reaches forked workers by inheritance.
+
+    Attributes:
+        initializer: called once per worker before its first job.
+        initargs: its arguments.
+        maxtasksperchild: jobs after which the worker leaves; None for no bound.
+        on_process_exit: called in the worker as ``(pid, exitcode)`` when it leaves.
+    """
+
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    maxtasksperchild: int | None = None
+    on_process_exit: Callable[[int, int], object] | None = None
+
+
+@dataclass(slots=True)
+class WorkerEnds:
+    """The worker's own descriptors: its stream, its row and the files of faulthandler."""
+
+    sock: socket.socket
+    ledger_fd: int
+    crash_fd: int
+    stack_fd: int
+
+
+class Worker:
+    """The state of this process while it serves its pool."""
+
+    def __init__(self, setup: WorkerSetup, ends: WorkerEnds) -> None:
+        self._setup = setup
+        self._ends = ends
+        self._row = ledger.Row(ends.ledger_fd)
+        os.close(ends.ledger_fd)
+        self._fields = self._row.fields
+        self._orders = Orders(self._fields)
+        self._reader = FrameReader(ends.sock)
+        self._pid = os.getpid()
+        self._done = 0
+        self._cpu = 0
+
+    def serve(self) -> None:
+        """Boot, then run jobs until told to leave, or until the pool is gone."""
+        self._orders.install(self._ends.crash_fd, self._ends.stack_fd)
+        kernel.become_subreaper()
+        kernel.register_membarrier()
+        _reseed()
+        if self._initialize():
+            self._fields[ledger.PHASE] = ledger.IDLE
+            self._send(frames.READY, b"", 0)
+            self._cpu = thread_time_ns()
+            self._loop()
+        self._leave()
+
+    def _initialize(self) -> bool:
+        if self._setup.initializer is not None:
+            try:
+                self._setup.initializer(*self._setup.initargs)
+            except BaseException as error:  # noqa: BLE001  (told to the parent, which decides)
+                self._send(frames.BOOT_FAILED, codec.encode_failure(error), 0)
+                return False
+        # The initializer may have changed the user id, which clears the death signal.
+        kernel.set_death_signal()
+        return True
+
+    def _loop(self) -> None:
+        fields, reader = self._fields, self._reader
+        bound = self._setup.maxtasksperchild
+        while True:
+            try:
+                batch = reader.read()
+            except ConnectionError:
+                return
+            if batch is None:
+                return
+            if reader.receiving:
+                fields[ledger.RECEIVING] = reader.receiving
+            for frame in batch:
+                if frame.kind == frames.JOB:
+                    self._run_job(frame)
+                    if self._done == bound:
+                        return
+                elif frame.kind == frames.PING:
+                    self._send(frames.PONG, b"", frame.serial)
+                elif frame.kind == frames.LEAVE:
+                    return
+
+    def _run_job(self, frame: Frame) -> None:
+        fields, serial = self._fields, frame.serial
+        if serial <= fields[ledger.VOID]:
+            _drop(frame)
+            return
+        started = monotonic_ns()
+        fields[ledger.STARTED_AT] = started
+        fields[ledger.PHASE] = ledger.RUNNING
+        fields[ledger.STARTED] = serial
+        if serial <= fields[ledger.VOID]:
+            _drop(frame)
+            fields[ledger.PHASE] = ledger.IDLE
+            self._send(frames.DROPPED, b"", serial)
+            return
+        if frame.flags & frames.WANT_ACCEPT:
+            self._send(frames.ACCEPTED, b"", serial, first=started)
+        kind, payload = self._outcome(frame)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the job forked, and its child has come back here: not our process
+        if self._orders.terminating:
+            die_of(15)
+        _flush_stdout()
+        cpu, self._cpu = self._cpu, thread_time_ns()
+        fields[ledger.PHASE] = ledger.SENDING
+        self._send(kind, payload, serial, first=monotonic_ns() - started, second=self._cpu - cpu)
+        fields[ledger.FINISHED] = serial
+        self._done += 1
+        fields[ledger.JOBS_DONE] = self._done
+        fields[ledger.PHASE] = ledger.IDLE
+
+    def _outcome(self, frame: Frame) -> tuple[int, codec.Payload]:
+        """Run one job; return the kind of frame and the payload that tell how it went."""
+        try:
+            call = codec.decode(frame.payload, frame.fd, bool(frame.flags & frames.BULK))
+            func, args, kwds = call
+        except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
+            missing = isinstance(error, (AttributeError, ImportError))
+            if missing and not frame.flags & frames.BY_VALUE:
+                return frames.NOT_FOUND, b""
+            return frames.DECODING_FAILED, codec.encode_failure(error)
+        try:
+            value = self._call(func, args, kwds, frame.serial)
+        except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
+            error.__traceback__ = _without_own_frames(error)
+            return frames.FAILURE, codec.encode_failure(error)
+        if value is None:
+            return frames.RESULT, _PICKLED_NONE
+        return _encode_result(value)
+
+    def _call(self, func: Any, args: Any, kwds: Any, serial: int) -> Any:
+        # Signals of the pool act while orders.serial is set. A handler that raises between the
+        # job's return and the reset makes the job fail by that limit, which is what it hit.
+        orders = self._orders
+        try:
+            orders.serial = serial
+            return func(*args, **kwds)
+        except BaseException:
+            orders.serial = 0  # a second order must not break out of the handling of the first
+            raise
+        finally:
+            orders.serial = 0
+
+    def _send(
+        self, kind: int, payload: codec.Payload, serial: int, *, first: int = 0, second: int = 0
+    ) -> None:
+        try:
+            if isinstance(payload, Bulk):
+                header = frames.pack(
+                    kind,
+                    payload.table,
+                    serial,
+                    flags=frames.BULK,
+                    fds=1,
+                    first=first,
+                    second=second,
+                )
+                sent = socket.send_fds(self._ends.sock, [header], [payload.fd])
+                self._ends.sock.sendall(memoryview(header)[sent:])
+            else:
+                data = frames.pack(kind, payload, serial, first=first, second=second)
+                self._ends.sock.sendall(data)
+        except ConnectionError:
+            os._exit(1)  # the pool is gone, and nobody is left to tell
+
+    def _leave(self) -> None:
+        self._fields[ledger.PHASE] = ledger.LEAVING
+        self._send(frames.LEAVING, b"", 0)
+        if self._setup.on_process_exit is not None:
+            self._setup.on_process_exit(self._pid, 0)
+
+
+_PICKLED_NONE = codec.encode(None)
+
+
+def _encode_result(value: object) -> tuple[int, codec.Payload]:
+    try:
+        return frames.RESULT, codec.encode(value)
+    except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+        problem = MaybeEncodingError(codec.safe_repr(error), codec.safe_repr(value))
+        return frames.FAILURE, codec.encode_failure(problem)
+
+
+def _without_own_frames(error: BaseException) -> Any:
+    """Drop this module's frames from the top of the traceback; the user's own begin below."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
+
+
+def _drop(frame: Frame) -> None:
+    if frame.fd is not None:
+        os.close(frame.fd)
+
+
+def _flush_stdout() -> None:
+    """What the job printed must not be lost with a later job's crash."""
+    try:
+        sys.stdout.flush()
+    except (AttributeError, ValueError, OSError):
+        pass  # closed, replaced, or its reader is gone: the job's own affair
+
+
+def _reseed() -> None:
+    """Give this worker random streams of its own."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()

@@ -1,0 +1,66 @@
+"""Signals in a worker: it acts on its pool's orders only.
+
+The guarantee: no signal that reaches a worker from outside (Ctrl-C, a SIGTERM to the process
+group) disturbs a job, and a signal that the pool sends acts on the job it was meant for or on none.
+
+A signal carries no argument, and between its sending and its arrival the job may end and another
+begin. So the supervisor writes the job's serial into the row first, and the handler acts only if
+that serial is the running job's and the job's own code is what runs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+from types import FrameType
+
+from poolwatch.exceptions import SoftTimeLimitExceeded
+from poolwatch.transport import kernel, ledger
+
+
+class Orders:
+    """The handlers, and what they need to know of the running job.
+
+    Attributes:
+        serial: serial of the job whose own code runs now; 0 between jobs.
+        terminating: the job was told to end by a terminate order.
+    """
+
+    __slots__ = ("_fields", "serial", "terminating")
+
+    def __init__(self, fields: memoryview) -> None:
+        self._fields = fields
+        self.serial = 0
+        self.terminating = False
+
+    def install(self, crash_fd: int, stack_fd: int) -> None:
+        """Take over the worker's signals; faulthandler writes into the two given files."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        signal.signal(kernel.SOFT_LIMIT_SIGNAL, self._on_soft_limit)
+        faulthandler.enable(file=crash_fd, all_threads=True)
+        faulthandler.register(kernel.STACK_SIGNAL, file=stack_fd, all_threads=True, chain=False)
+        ours = {signal.SIGTERM, kernel.SOFT_LIMIT_SIGNAL, kernel.STACK_SIGNAL}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+
+    def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
+        serial = self.serial
+        if serial and self._fields[ledger.TERM_ORDER] == serial:
+            self.terminating = True
+            self.serial = 0  # once: a second one must not break out of what follows
+            raise SystemExit(f"job terminated by its pool (signal {signum})")
+
+    def _on_soft_limit(self, signum: int, frame: FrameType | None) -> None:
+        serial = self.serial
+        if serial and self._fields[ledger.SOFT_ORDER] == serial:
+            self._fields[ledger.SOFT_ORDER] = 0  # once per job: what it does next is its own affair
+            raise SoftTimeLimitExceeded("the job's soft time limit has passed")
+
+
+def die_of(signum: int) -> None:
+    """End this process with the given signal, so that its exit status tells the truth."""
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)

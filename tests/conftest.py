@@ -1,0 +1,83 @@
+"""Fixtures: nothing left over, pools put away, one body of tests for every start method."""
+
+from __future__ import annotations
+
+import multiprocessing.util
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Stage, bounded
+from leaks import LeakWatch
+
+START_METHODS = ("zygote", "fork", "spawn", "forkserver")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "every_start_method: run the test with each way of making workers, not only the zygote",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "start_method" in metafunc.fixturenames:
+        everywhere = metafunc.definition.get_closest_marker("every_start_method")
+        methods = START_METHODS if everywhere else START_METHODS[:1]
+        metafunc.parametrize("start_method", methods, indirect=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _settled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Makes beforehand what is made once per process and would look like the first test's leak."""
+    tmp_path_factory.getbasetemp()
+    multiprocessing.util.get_temp_dir()
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # jobs crash here: no core files
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(_settled: None) -> Iterator[LeakWatch]:
+    """Fails the test if it leaves a process, a thread, a descriptor or a file behind."""
+    watch = LeakWatch()
+    try:
+        yield watch
+        found = watch.leftovers()
+        watch.kill()
+    finally:
+        watch.close()
+    if found:
+        pytest.fail("left over:\n  " + "\n  ".join(found), pytrace=False)
+
+
+@pytest.fixture
+def start_method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def make_pool(nothing_left_over: LeakWatch, start_method: str) -> Iterator[Callable[..., Any]]:
+    """Makes pools with the start method under test, and terminates them after the test."""
+    from poolwatch import Pool
+
+    pools = []
+
+    def make(processes: int = 2, *args: Any, **options: Any) -> Any:
+        pool = Pool(processes, *args, **{"context": start_method, **options})
+        pools.append(pool)
+        return pool
+
+    yield make
+    for pool in pools:
+        bounded(pool.terminate)
+        bounded(pool.join)
+
+
+@pytest.fixture
+def stage(nothing_left_over: LeakWatch, tmp_path: Path) -> Iterator[Stage]:
+    """Where the test's jobs ring a bell and wait at a gate."""
+    stage = Stage(tmp_path)
+    yield stage
+    stage.close()

@@ -1,0 +1,188 @@
+"""Workers that cannot come up: initializers that fail, locks that are held, forks that fail."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import faults
+import pytest
+import work
+from helpers import (
+    DEADLINE,
+    assert_full_strength,
+    chain,
+    lines,
+    run_script,
+    script_command,
+    worker_pids,
+)
+
+from poolwatch import BootError, PoolBroken, WorkerLostError
+
+pytestmark = pytest.mark.timeout(40)
+
+
+# -- initializers -----------------------------------------------------------------------------
+
+
+@pytest.mark.every_start_method
+def test_initializer_that_raises_is_what_jobs_get(make_pool: Any, tmp_path: Any) -> None:
+    """The initializer's exception is the cause of the jobs' error, and attempts are bounded."""
+    path = tmp_path / "boots"
+    pool = make_pool(
+        2, initializer=faults.initializer_raises, initargs=(str(path),), max_boot_failures=3
+    )
+    with pytest.raises((BootError, PoolBroken)) as caught:
+        pool.apply_async(work.square, (3,)).get(DEADLINE)
+    causes = chain(caught.value)
+    assert any(isinstance(c, LookupError) and "no such configuration" in str(c) for c in causes)
+    assert 3 <= len(lines(path)) <= 3 + 2  # two are under way when the third has failed
+    with pytest.raises((BootError, PoolBroken)):
+        pool.apply_async(work.square, (4,)).get(DEADLINE)
+
+
+@pytest.mark.every_start_method
+def test_initializer_that_kills_its_worker_is_bounded(make_pool: Any, tmp_path: Any) -> None:
+    """Workers that die at birth break the pool after a bounded number, and the jobs say how."""
+    path = tmp_path / "boots"
+    pool = make_pool(
+        2, initializer=faults.initializer_dies, initargs=(str(path),), max_boot_failures=3
+    )
+    jobs = [pool.apply_async(work.square, (n,)) for n in range(5)]
+    for job in jobs:
+        with pytest.raises((BootError, PoolBroken)) as caught:
+            job.get(DEADLINE)
+        assert any("SIGKILL" in str(cause) for cause in chain(caught.value))
+    assert 3 <= len(lines(path)) <= 3 + 2
+
+
+def test_ten_boot_failures_are_the_default_bound(make_pool: Any, tmp_path: Any) -> None:
+    """Without an option, about ten workers in a row may fail before the pool is broken."""
+    path = tmp_path / "boots"
+    pool = make_pool(2, initializer=faults.initializer_raises, initargs=(str(path),))
+    with pytest.raises((BootError, PoolBroken)):
+        pool.apply_async(work.square, (3,)).get(DEADLINE)
+    assert 10 <= len(lines(path)) <= 10 + 2
+
+
+@pytest.mark.every_start_method
+def test_initializer_that_raises_at_first_is_tried_again(make_pool: Any, tmp_path: Any) -> None:
+    """Fewer boot failures than the bound are made good, without any job's noticing."""
+    path = str(tmp_path / "boots")
+    pool = make_pool(2, initializer=faults.initializer_raises_at_first, initargs=(path, 4))
+    jobs = [pool.apply_async(work.square, (n,)) for n in range(10)]
+    assert [job.get(DEADLINE) for job in jobs] == [n * n for n in range(10)]
+    assert_full_strength(pool)
+
+
+# -- locks that are held while a worker is replaced -------------------------------------------
+
+
+@contextlib.contextmanager
+def held_by_another_thread(lock: Any) -> Iterator[None]:
+    taken, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            release.wait(DEADLINE * 2)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert taken.wait(DEADLINE)
+    try:
+        yield
+    finally:
+        release.set()
+        holder.join()
+
+
+class BlockingHandler(logging.Handler):
+    """A log handler that gets stuck in its first record until it is told to leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.entered.set()
+        self.leave.wait(DEADLINE * 2)
+
+
+@pytest.mark.every_start_method
+def test_replacement_while_another_thread_holds_the_logging_lock(make_pool: Any) -> None:
+    """Neither the parent nor the new worker gets stuck on a lock that was held at the fork."""
+    pool = make_pool(2)
+    assert_full_strength(pool)
+    with held_by_another_thread(logging._lock):
+        for pid in worker_pids(pool):
+            os.kill(pid, signal.SIGKILL)
+        job = pool.apply_async(faults.kill_self, (signal.SIGKILL,))
+        with pytest.raises(WorkerLostError, match="SIGKILL"):
+            job.get(DEADLINE)
+        assert pool.apply_async(work.log_something).get(DEADLINE) == "logged"
+        assert_full_strength(pool)
+
+
+def test_log_handler_that_blocks_does_not_hold_up_the_pool(make_pool: Any) -> None:
+    """While a handler is stuck with the report of a loss, losses and results go on."""
+    pool = make_pool(2)
+    handler = BlockingHandler()
+    logger = logging.getLogger("poolwatch")
+    logger.addHandler(handler)
+    try:
+        for _ in range(3):
+            job = pool.apply_async(faults.kill_self, (signal.SIGKILL,))
+            with pytest.raises(WorkerLostError, match="SIGKILL"):
+                job.get(DEADLINE)
+        assert handler.entered.wait(DEADLINE)
+        assert_full_strength(pool)
+    finally:
+        handler.leave.set()
+        logger.removeHandler(handler)
+
+
+# -- forks that fail --------------------------------------------------------------------------
+
+
+def unprivileged() -> tuple[str, ...]:
+    """What to put before a command so that the kernel counts its processes; skips without it."""
+    if os.geteuid() != 0:
+        return ()
+    setpriv = shutil.which("setpriv")
+    caps = "-all,+dac_override,+dac_read_search"  # the interpreter may lie where only root looks
+    prefix = (
+        setpriv or "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        f"--inh-caps={caps}",
+        f"--ambient-caps={caps}",
+        f"--bounding-set={caps}",
+    )
+    probe = [*prefix, *script_command("fork_limit.py")[:1], "-c", ""]
+    if setpriv is None or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("root has no limit of processes here, and setpriv cannot leave it")
+    return prefix
+
+
+@pytest.mark.every_start_method
+def test_pool_recovers_when_processes_can_be_made_again(start_method: str) -> None:
+    """RLIMIT_NPROC: the pool says that it cannot fork, works on with the rest, and recovers."""
+    out = run_script("fork_limit.py", start_method, "NPROC", prefix=unprivileged())
+    assert out.splitlines()[-1] == "recovered"
+
+
+@pytest.mark.every_start_method
+def test_pool_recovers_when_files_can_be_opened_again(start_method: str) -> None:
+    """RLIMIT_NOFILE: the pool says that it has no descriptors, works on, and recovers."""
+    out = run_script("fork_limit.py", start_method, "NOFILE")
+    assert out.splitlines()[-1] == "recovered"
