@@ -1,0 +1,82 @@
+"""A process pool that never goes quiet.
+
+Every job ends, with its result, its own exception, or a loss that says why; only the guilty job
+pays; the pool lives.
+"""
+
+from poolwatch import events
+from poolwatch._version import __version__
+from poolwatch.crew import WorkerInfo
+from poolwatch.exceptions import (
+    BootError,
+    JobCancelled,
+    JobDecodingError,
+    MaybeEncodingError,
+    MemoryLimitExceeded,
+    OutOfMemory,
+    PoisonJobError,
+    PoolBroken,
+    PoolFull,
+    PoolwatchError,
+    RemoteTraceback,
+    RestartFreqExceeded,
+    SoftTimeLimitExceeded,
+    Terminated,
+    TimeLimitExceeded,
+    TimeoutError,
+    WorkerLostError,
+)
+from poolwatch.job import Job, JobState, Usage
+from poolwatch.loss import Postmortem, human_status
+from poolwatch.policies import (
+    ByCause,
+    Fail,
+    FailFast,
+    GracePeriod,
+    LostWorkerPolicy,
+    Quarantine,
+    Retry,
+    RetryLost,
+)
+from poolwatch.pool import Pool
+from poolwatch.results import ApplyResult, AsyncResult, MapResult
+
+__all__ = [
+    "ApplyResult",
+    "AsyncResult",
+    "BootError",
+    "ByCause",
+    "Fail",
+    "FailFast",
+    "GracePeriod",
+    "Job",
+    "JobCancelled",
+    "JobDecodingError",
+    "JobState",
+    "LostWorkerPolicy",
+    "MapResult",
+    "MaybeEncodingError",
+    "MemoryLimitExceeded",
+    "OutOfMemory",
+    "PoisonJobError",
+    "Pool",
+    "PoolBroken",
+    "PoolFull",
+    "PoolwatchError",
+    "Postmortem",
+    "Quarantine",
+    "RemoteTraceback",
+    "RestartFreqExceeded",
+    "Retry",
+    "RetryLost",
+    "SoftTimeLimitExceeded",
+    "Terminated",
+    "TimeLimitExceeded",
+    "TimeoutError",
+    "Usage",
+    "WorkerInfo",
+    "WorkerLostError",
+    "__version__",
+    "events",
+    "human_status",
+]

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-import multiprocessing.pool
+from multiprocessing.pool import MaybeEncodingError as _MaybeEncodingError  # type: ignore[attr-defined]
 
 from poolwatch.loss import Postmortem, signal_of
 
@@ -119,7 +119,7 @@ class MemoryLimitExceeded(PoolwatchError):
     """The job's worker and its children grew beyond ``memory_limit`` and were killed."""
 
 
-class MaybeEncodingError(PoolwatchError, multiprocessing.pool.MaybeEncodingError):
+class MaybeEncodingError(PoolwatchError, _MaybeEncodingError):  # type: ignore[misc]
     """A result or an exception could not be pickled in the worker, or unpickled here.
 
     Also a ``multiprocessing.pool.MaybeEncodingError``, so that existing handlers catch it.
@@ -162,7 +162,7 @@ class BootError(PoolBroken):
     """Worker after worker failed before it took a job; ``__cause__`` is the last reason."""
 
 
-class RemoteTraceback(Exception):  # noqa: N818  (the name multiprocessing gives it)
+class RemoteTraceback(Exception):
     """The traceback text of the worker, as ``__cause__`` of the job's own exception."""
 
     def __init__(self, tb: str) -> None:

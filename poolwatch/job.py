@@ -29,13 +29,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from poolwatch.exceptions import (
     JobDecodingError,
     MaybeEncodingError,
-    RemoteTraceback,
     TimeLimitExceeded,
 )
 from poolwatch.transport import codec, frames
-from poolwatch.transport.bulk import Bulk
 
 if TYPE_CHECKING:
+    from poolwatch.chunks import Chunk
     from poolwatch.crew import WorkerProcess
     from poolwatch.policies import LostWorkerPolicy
 
@@ -145,6 +144,8 @@ class Job:
         worker: the worker that has the job, or had it last.
         serial: number of this sending, see ``transport.ledger``.
         attempts: how often the job has been started and has ended, or was lost.
+        by_value: the payload holds the function itself, not its name.
+        chunk: the items of a map that this job runs, or None.
         moves: how often a worker died while it was receiving this job.
         terminated: somebody asked for this job's end on purpose.
         worker_lost: when (monotonic seconds) and with which exit code its worker died, or None.
@@ -161,6 +162,7 @@ class Job:
         "_waiters",
         "attempts",
         "by_value",
+        "chunk",
         "id",
         "keepalive",
         "limit",
@@ -178,7 +180,12 @@ class Job:
     )
 
     def __init__(
-        self, number: int, name: str, payload: codec.Payload, options: JobOptions, keepalive: object
+        self,
+        number: int,
+        name: str,
+        payload: codec.Payload | None,
+        options: JobOptions,
+        keepalive: object,
     ) -> None:
         self.id = number
         self.name = name
@@ -190,6 +197,7 @@ class Job:
         self.attempts = 0
         self.moves = 0
         self.by_value = False
+        self.chunk: Chunk | None = None
         self.terminated = False
         self.worker_lost: tuple[float, int | None] | None = None
         self.limit: TimeLimitExceeded | None = None
@@ -224,11 +232,8 @@ class Job:
         self._release()
 
     def _release(self) -> None:
-        payload, self.payload = self.payload, None
-        if isinstance(payload, Bulk):
-            # A frame of it may still wait in a stream that is being flushed; its reference closes
-            # the descriptor.
-            del payload
+        # Dropped, not closed: a frame with its descriptor may still wait in a stream.
+        self.payload = None
 
     def set_ready(self) -> None:
         """Let everybody who waits see the outcome."""
@@ -268,10 +273,12 @@ class Job:
         """Return ``(True, value)`` or ``(False, exception)``; the first caller unpickles."""
         if self._outcome is not None:
             with _decoding_locks[self.id % len(_decoding_locks)]:
-                outcome, self._outcome = self._outcome, self._outcome
+                outcome = self._outcome
                 if outcome is not None:
-                    self._decode(outcome)
-                    self._outcome = None
+                    try:
+                        self._decode(outcome)
+                    finally:
+                        self._outcome = None
         return (True, self._value) if self._error is None else (False, self._error)
 
     def _decode(self, outcome: Outcome) -> None:
@@ -286,13 +293,13 @@ class Job:
                 problem.__cause__ = error
                 self._error = problem
             return
-        error = codec.decode_failure(outcome.payload)
+        failure = codec.decode_failure(outcome.payload)
         if outcome.kind == frames.DECODING_FAILED:
-            cause = error.__cause__
-            text = f"the arguments of {self.name} could not be unpickled in the worker: {error!r}"
-            error = JobDecodingError(text)
-            error.__cause__ = cause if isinstance(cause, RemoteTraceback) else None
-        self._error = error
+            text = f"the arguments of {self.name} could not be unpickled in the worker: {failure!r}"
+            cause = failure.__cause__
+            failure = JobDecodingError(text)
+            failure.__cause__ = cause
+        self._error = failure
 
     def __del__(self) -> None:
         # A bulk result that nobody asked for still owns its descriptor.

@@ -1,7 +1,6 @@
 """The supervisor's event loop: it sleeps until a stream, a deadline or another thread wakes it.
 
-The supervisor sees only :class:`Loop`'s methods, so that tests put a fake with a fake clock in its
-place.
+The heart sees only the methods of :class:`EventLoop`.
 """
 
 from __future__ import annotations
@@ -22,6 +21,34 @@ class Source(Protocol):
 
     def fileno(self) -> int:
         """Return the descriptor."""
+
+
+class EventLoop(Protocol):
+    """What the heart needs of a loop; tests put one with a fake clock in its place."""
+
+    def time(self) -> float:
+        """Return monotonic seconds. Any thread."""
+
+    def watch(self, source: Source, on_readable: Callable[[], None]) -> None:
+        """Call back whenever the source has something to read."""
+
+    def watch_writable(self, source: Source, on_writable: Callable[[], bool]) -> None:
+        """Call back whenever the source can be written to, until the callback returns True."""
+
+    def unwatch(self, source: Source) -> None:
+        """Forget a source; it may be one that is not watched."""
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Call back at a time. Any thread."""
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Call back after so many seconds. Any thread."""
+
+    def cancel(self, timer: Timer) -> None:
+        """Call a deadline off. Any thread."""
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call back in the loop's thread as soon as possible. Any thread."""
 
 
 class Loop:
@@ -119,10 +146,10 @@ class Loop:
             callback()
 
     def _sleep(self) -> list[tuple[int, int]]:
+        # From here on whoever adds work writes into the pipe; what was added before is seen below.
+        self._awake = False
         with self._lock:
             deadline = self._sleeping_until = self._timers.next_deadline()
-        # From here on whoever adds work writes into the pipe. What was added before is seen now.
-        self._awake = False
         if self._soon:
             self._awake = True
             timeout = 0.0

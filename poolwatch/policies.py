@@ -67,7 +67,7 @@ class LostWorkerPolicy(ABC):
 
 
 class FailFast(LostWorkerPolicy):
-    """End the job at once. The default: the streams are private, so there is nothing to wait for."""
+    """End the job at once. The default: streams are private, so there is nothing to wait for."""
 
     def on_lost(self, job: Job, postmortem: Postmortem) -> Fail | Retry:
         """See :class:`LostWorkerPolicy`."""

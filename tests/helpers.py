@@ -23,8 +23,6 @@ from typing import Any, TypeVar
 
 import work
 
-from poolwatch import WorkerLostError
-
 DEADLINE = 12.0  # seconds; far more than anything here takes, also on a busy machine
 TESTS = Path(__file__).parent
 T = TypeVar("T")
@@ -188,6 +186,8 @@ def only_worker(pool: Any) -> int:
 
 def outcome(job: Any) -> Any:
     """The job's result, or the loss that it has ended with."""
+    from poolwatch import WorkerLostError
+
     try:
         return job.get(DEADLINE)
     except WorkerLostError as error:

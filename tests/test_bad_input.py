@@ -12,7 +12,7 @@ import pytest
 import work
 from helpers import DEADLINE, ProcessWatch, bounded, run_script
 
-from poolwatch import Pool
+from poolwatch import FailFast, Pool
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -20,8 +20,8 @@ WRONG_VALUES = {
     "processes": [0, -1],
     "maxtasksperchild": [0, -3],
     "context": ["nope", ""],
-    "timeout": [-1, float("nan")],
-    "soft_timeout": [-0.5],
+    "timeout": [-1, 0, float("nan")],
+    "soft_timeout": [-0.5, 0],
     "lost_worker_timeout": [-1],
     "max_restarts": [-1],
     "max_boot_failures": [0],
@@ -75,6 +75,23 @@ def test_true_and_false_are_no_numbers(name: str) -> None:
 
 
 @pytest.mark.usefixtures("nothing_started")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"soft_timeout": 3, "timeout": 2},
+        {"lost_worker_policy": FailFast(), "lost_worker_timeout": 2},
+    ],
+    ids=" and ".join,
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any]) -> None:
+    """A soft limit after the hard one, or two policies, are a ValueError that names both."""
+    first, second = options
+    with pytest.raises(ValueError, match=first) as caught:
+        Pool(2, **options)
+    assert second in str(caught.value)
+
+
+@pytest.mark.usefixtures("nothing_started")
 def test_pool_refuses_unknown_options() -> None:
     """A misspelt option is a TypeError, as for any function."""
     with pytest.raises(TypeError, match="maxtaskperchild"):
@@ -92,7 +109,11 @@ WRONG_CALLS = {
     "accept_callback": [{"accept_callback": 3}],
     "timeout_callback": [{"timeout_callback": 3}],
     "timeout": [{"timeout": -1}, {"timeout": "1"}],
-    "soft_timeout": [{"soft_timeout": -1}, {"soft_timeout": "1"}],
+    "soft_timeout": [
+        {"soft_timeout": -1},
+        {"soft_timeout": "1"},
+        {"soft_timeout": 3, "timeout": 2},
+    ],
     "lost_worker_timeout": [{"lost_worker_timeout": -1}],
     "lost_worker_policy": [{"lost_worker_policy": "FailFast"}],
 }
@@ -132,7 +153,7 @@ def test_map_names_the_wrong_argument(make_pool: Any) -> None:
             pool.map_async(work.square, [1], chunksize)
     with pytest.raises(REFUSED, match="callback"):
         pool.map_async(work.square, [1], callback=3)
-    assert pool.map(work.square, [1, 2]) == [1, 4]
+    assert pool.map_async(work.square, [1, 2]).get(DEADLINE) == [1, 4]
 
 
 def test_result_methods_name_the_wrong_argument(make_pool: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import faults
 import pytest
 import work
-from helpers import DEADLINE, Stage, assert_full_strength, chain, kill_and_wait, lines
+from helpers import DEADLINE, Stage, assert_full_strength, chain, eventually, kill_and_wait, lines
 
 from poolwatch import (
     ByCause,
@@ -25,6 +25,7 @@ from poolwatch import (
     Retry,
     RetryLost,
     WorkerLostError,
+    events,
 )
 
 pytestmark = pytest.mark.timeout(40)
@@ -191,15 +192,16 @@ def test_policy_of_the_users_own(make_pool: Any, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("policy", [Broken(), Confused()], ids=["raises", "answers nonsense"])
-def test_policy_that_fails_is_not_the_end(
-    make_pool: Any, caplog: pytest.LogCaptureFixture, policy: LostWorkerPolicy
-) -> None:
-    """A policy that raises, or answers nonsense, is replaced by FailFast for that job."""
+def test_policy_that_fails_is_not_the_end(make_pool: Any, policy: LostWorkerPolicy) -> None:
+    """A policy that raises, or answers nonsense, is replaced by FailFast, and an event says so."""
     pool = make_pool(2, lost_worker_policy=policy)
+    told: list[events.Event] = []
+    pool.listen(told.append)
     for _ in range(2):
         job = pool.apply_async(faults.kill_self, (signal.SIGKILL,))
         assert "SIGKILL" in str(assert_lost(job))
     assert_full_strength(pool)
+    eventually(lambda: [type(event) for event in told].count(events.HookFailed) == 2)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_arrays_come_through(make_pool: Any) -> None:
     """An 8 MB array goes out and comes back the same, and is the receiver's to write to."""
     pool = make_pool(2)
     array = numpy.arange(MEGABYTE, dtype=numpy.float64)
-    back = pool.apply(work.add_one_in_place, (array,))
+    back = pool.apply_async(work.add_one_in_place, (array,)).get(DEADLINE)
     assert (back == array + 1).all()
     assert array[0] == 0
     back[0] = 42
@@ -83,9 +83,9 @@ def test_lambdas_and_closures_can_be_called(make_pool: Any) -> None:
     """Functions that have no importable name are sent by value, arguments and results too."""
     pool = make_pool(2)
     factor = 3
-    assert pool.apply(lambda n: n * factor, (5,)) == 15
-    assert pool.map(lambda n: n + factor, [1, 2]) == [4, 5]
-    assert pool.apply(work.call, (lambda: factor,)) == 3
+    assert pool.apply_async(lambda n: n * factor, (5,)).get(DEADLINE) == 15
+    assert pool.map_async(lambda n: n + factor, [1, 2]).get(DEADLINE) == [4, 5]
+    assert pool.apply_async(work.call, (lambda: factor,)).get(DEADLINE) == 3
 
 
 @pytest.mark.every_start_method
@@ -107,7 +107,7 @@ def test_redefined_function_gives_the_new_answer() -> None:
 @pytest.mark.parametrize("kind", ["poolwatch", "multiprocessing", "concurrent.futures", "Process"])
 def test_jobs_may_start_processes_and_pools(make_pool: Any, kind: str) -> None:
     """A worker is not daemonic: a job may use any pool, or Process, and this one as well."""
-    assert make_pool(1).apply(work.use_pool, (kind,)) == [0, 1, 4]
+    assert make_pool(1).apply_async(work.use_pool, (kind,)).get(DEADLINE) == [0, 1, 4]
 
 
 def test_random_generators_differ_between_workers(make_pool: Any, stage: Stage) -> None:

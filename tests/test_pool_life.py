@@ -40,7 +40,7 @@ def test_ten_pools_at_once(make_pool: Any) -> None:
     assert [job.get(DEADLINE) for job in jobs] == [n * n for n in range(10)]
     for pool in pools[::2]:
         bounded(pool.terminate)
-    assert [pool.apply(work.square, (3,)) for pool in pools[1::2]] == [9] * 5
+    assert [pool.apply_async(work.square, (3,)).get(DEADLINE) for pool in pools[1::2]] == [9] * 5
 
 
 @pytest.mark.every_start_method
@@ -91,7 +91,7 @@ def test_join_can_be_bounded(make_pool: Any, stage: Stage) -> None:
 def test_collected_pool_leaves_nothing(start_method: str) -> None:
     """A pool that is dropped without close() ends its workers and its threads."""
     pool = Pool(2, context=start_method)
-    assert pool.apply(work.square, (3,)) == 9
+    assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
     reference = weakref.ref(pool)
     threads = threading.active_count()
     with ProcessWatch(worker_pids(pool)) as watch:
@@ -128,7 +128,7 @@ def test_pool_can_be_made_again_and_again(make_pool: Any) -> None:
     descriptors = None
     for _ in range(10):
         with Pool(2) as pool:
-            assert pool.apply(work.square, (3,)) == 9
+            assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
         bounded(pool.join)
         found = len(os.listdir("/proc/self/fd"))
         assert descriptors in (None, found)

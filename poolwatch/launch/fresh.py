@@ -119,7 +119,7 @@ def _read_setup(setup_fd: int) -> tuple[Preparation, io.BytesIO]:
 
 def _adopt_tracker(preparation: Preparation) -> None:
     """Use the parent's resource tracker; one of our own would unlink what others still use."""
-    tracker = multiprocessing.resource_tracker._resource_tracker  # type: ignore[attr-defined]
+    tracker: Any = multiprocessing.resource_tracker._resource_tracker
     tracker._fd = preparation.tracker_fd
 
 

@@ -113,6 +113,12 @@ def _fork() -> int:
         return os.fork()
 
 
+def _tracker_fd() -> int:
+    """Return the descriptor of the resource tracker, which is started if need be."""
+    fd: int = multiprocessing.resource_tracker.getfd()  # type: ignore[assignment]
+    return fd
+
+
 def _close(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
@@ -128,7 +134,7 @@ class FreshStart:
     def __init__(self, setup: WorkerSetup, name: str, method: str) -> None:
         self.inherited: list[int] = []
         data = multiprocessing.spawn.get_preparation_data(name)
-        tracker_fd = multiprocessing.resource_tracker.getfd()
+        tracker_fd = _tracker_fd()
         preparation = Preparation(
             os.getpid(), data, tracker_fd, self.inherited, method == "forkserver"
         )
@@ -139,11 +145,11 @@ class FreshStart:
 
     def _pickle(self, value: object) -> bytes:
         file = io.BytesIO()
-        multiprocessing.context.set_spawning_popen(self)  # type: ignore[attr-defined]
+        multiprocessing.context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
             ForkingPickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
         finally:
-            multiprocessing.context.set_spawning_popen(None)  # type: ignore[attr-defined]
+            multiprocessing.context.set_spawning_popen(None)
         return file.getvalue()
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -159,7 +165,7 @@ class FreshStart:
             OSError: the interpreter could not be started.
         """
         own = [self._setup_fd, sock.fileno(), zygote_sock.fileno()]
-        tracker_fd = multiprocessing.resource_tracker.getfd()
+        tracker_fd = _tracker_fd()
         process = subprocess.Popen(
             command("guardian_main", *own),
             stdin=subprocess.DEVNULL,

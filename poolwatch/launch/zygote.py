@@ -62,9 +62,9 @@ class Zygote(Reaper):
                 self.spared -= self._left.pop(token, set())
                 self.sweep()
             case control.StartGuardian():
-                pid = fork_helper(Guardian, self, self._nursery)
-                if pid is not None:
-                    self.spared.add(pid)
+                guardian = fork_helper(Guardian, self, self._nursery)
+                if guardian is not None:
+                    self.spared.add(guardian)
             case _:
                 self.shut_down()
 

@@ -48,6 +48,10 @@ class Bulk:
         """Return the file's bytes, mapped for reading."""
         return mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
 
+    def duplicate(self) -> int:
+        """Return another descriptor of the file, which the caller owns."""
+        return os.dup(self.fd)
+
     def close(self) -> None:
         """Give the descriptor back; may be called more than once."""
         fd, self.fd = self.fd, -1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import sys
 import threading
 import traceback
 from collections import ChainMap
@@ -44,7 +45,7 @@ class _Reusable(threading.local):
         self.buffers: list[pickle.PickleBuffer] = []
         self.file = io.BytesIO()
         self.pickler = pickle.Pickler(self.file, _PROTOCOL, buffer_callback=self._keep)
-        self.pickler.dispatch_table = _reducers  # type: ignore[assignment]
+        self.pickler.dispatch_table = _reducers
 
     def _keep(self, buffer: pickle.PickleBuffer) -> bool:
         return _keep_out_of_band(buffer, self.buffers)
@@ -208,6 +209,13 @@ def decode_failure(payload: bytes) -> BaseException:
             )
     error.__cause__ = RemoteTraceback(f'\n"""\n{failure.traceback}"""')
     return error
+
+
+def modules_of(func: object) -> list[ModuleType]:
+    """Return the module of a function, if it is one that can be sent by value."""
+    name = getattr(func, "__module__", None)
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return [] if module is None or name in ("__main__", "builtins") else [module]
 
 
 def safe_repr(obj: object) -> str:

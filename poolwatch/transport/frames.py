@@ -32,10 +32,12 @@ NOT_FOUND = 16  # the function or a class is unknown here: send it by value
 DROPPED = 17  # the job was begun and voided at the same time; it did not run
 LEAVING = 18  # the worker has done its share of jobs, or was told to, and takes no more
 PONG = 19
+PARTIAL = 20  # chunks of a map: outcomes of the next items; number one: how many
 
 # Flags.
 WANT_ACCEPT = 1  # job: write an ACCEPTED frame before it begins
 BULK = 2  # the payload is a table; the bytes are in the frame's descriptor
+CHUNK = 8  # job: the payload is a function and a list of items, see worker.main
 BY_VALUE = 4  # job: already sent by value, NOT_FOUND would not help
 
 READ_BYTES = 120 * 1024  # below malloc's mmap threshold, so a read costs no page faults

@@ -17,10 +17,10 @@ The race that matters is between the worker that begins a job and the supervisor
 
 Each side stores first and loads afterwards, so at least one of them sees the other's store, given
 a full barrier between the two steps on both sides. The supervisor's ``membarrier`` system call
-supplies the barrier on both sides at once, and the worker's hot path holds no lock. A lock (a
-record lock of 2.7 us, or a semaphore that a stopped worker holds) was the alternative. When both see
-each other the worker drops a job that the supervisor counts as begun; so the worker says so
-(a DROPPED frame), and the supervisor puts the job back.
+supplies the barrier on both sides at once, and the worker's hot path holds no lock. The
+alternative was one: a record lock of 2.7 us, or a semaphore that a stopped worker may hold. When
+both see each other the worker drops a job that the supervisor counts as begun; so the worker says
+so (a DROPPED frame), and the supervisor puts the job back.
 
 A serial numbers one *sending* of one job to one worker. A job that is sent again gets another, so
 an old entry is never mistaken for a new one. Where the kernel has no membarrier, jobs are sent one
@@ -43,6 +43,8 @@ SOFT_ORDER = 5  # by the supervisor: the soft limit of the job with this serial 
 RECEIVING = 6  # serial of the job whose frame has come in part
 FINISHED = 7  # serial of the job whose result has been written last
 JOBS_DONE = 8  # how many results have been written
+ITEM = 9  # chunks of a map: index of the item begun last; NO_ITEM before the first
+NO_ITEM = 2**64 - 1
 
 ROW_BYTES = 16 * 8
 

@@ -118,6 +118,8 @@ class Worker:
             _drop(frame)
             return
         started = monotonic_ns()
+        if frame.flags & frames.CHUNK:
+            fields[ledger.ITEM] = ledger.NO_ITEM
         fields[ledger.STARTED_AT] = started
         fields[ledger.PHASE] = ledger.RUNNING
         fields[ledger.STARTED] = serial
@@ -147,6 +149,8 @@ class Worker:
         try:
             call = codec.decode(frame.payload, frame.fd, bool(frame.flags & frames.BULK))
             func, args, kwds = call
+            if frame.flags & frames.CHUNK:
+                func, args, kwds = self._run_chunk, (func, args, kwds, frame.serial), {}
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             missing = isinstance(error, (AttributeError, ImportError))
             if missing and not frame.flags & frames.BY_VALUE:
@@ -166,13 +170,42 @@ class Worker:
         # job's return and the reset makes the job fail by that limit, which is what it hit.
         orders = self._orders
         try:
-            orders.serial = serial
+            orders.begin(serial)
             return func(*args, **kwds)
         except BaseException:
             orders.serial = 0  # a second order must not break out of the handling of the first
             raise
         finally:
             orders.serial = 0
+
+    def _run_chunk(
+        self, func: Callable[..., Any], items: list[Any], star: bool, serial: int
+    ) -> ChunkOutcomes:
+        """Run the items of a map's chunk; their outcomes leave at least every millisecond.
+
+        Returns:
+            The outcomes that have not been sent yet.
+        """
+        fields, orders = self._fields, self._orders
+        outcomes = ChunkOutcomes()
+        sent = monotonic_ns()
+        for index, item in enumerate(items):
+            fields[ledger.ITEM] = index
+            try:
+                outcomes.append((True, func(*item) if star else func(item)))
+            except BaseException as error:
+                if orders.terminating:
+                    raise
+                error.__traceback__ = _without_own_frames(error)
+                outcomes.append((False, codec.encode_failure(error)))
+            now = monotonic_ns()
+            if now - sent > _PARTIAL_AFTER:
+                _, payload = _encode_result(outcomes)
+                self._send(frames.PARTIAL, payload, serial, first=len(outcomes))
+                outcomes = ChunkOutcomes()
+                sent = now
+            fields[ledger.STARTED_AT] = now  # limits hold for each item
+        return outcomes
 
     def _send(
         self, kind: int, payload: codec.Payload, serial: int, *, first: int = 0, second: int = 0
@@ -203,15 +236,54 @@ class Worker:
             self._setup.on_process_exit(self._pid, 0)
 
 
+class ChunkOutcomes(list[tuple[bool, Any]]):
+    """``(True, value)`` or ``(False, pickled failure)`` of neighbouring items; sent as a list."""
+
+    def __reduce__(self) -> tuple[type[list[Any]], tuple[list[Any]]]:
+        return list, (list(self),)
+
+    def without_the_unpicklable(self) -> ChunkOutcomes:
+        """Replace the values that cannot be pickled by failures that say so."""
+        return ChunkOutcomes(
+            (True, value)
+            if succeeded and _pickles(value)
+            else (False, _failure_of(value))
+            if succeeded
+            else (False, value)
+            for succeeded, value in self
+        )
+
+
 _PICKLED_NONE = codec.encode(None)
+_PARTIAL_AFTER = 1_000_000  # ns
 
 
 def _encode_result(value: object) -> tuple[int, codec.Payload]:
     try:
         return frames.RESULT, codec.encode(value)
+    except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+        if isinstance(value, ChunkOutcomes):
+            return frames.RESULT, codec.encode(value.without_the_unpicklable())
+        return frames.FAILURE, _failure_of(value)
+
+
+def _pickles(value: object) -> bool:
+    try:
+        codec.encode(value)
+    except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+        return False
+    return True
+
+
+def _failure_of(value: object) -> bytes:
+    """Return the failure that tells why a value cannot be pickled."""
+    try:
+        codec.encode(value)
     except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
         problem = MaybeEncodingError(codec.safe_repr(error), codec.safe_repr(value))
-        return frames.FAILURE, codec.encode_failure(problem)
+    else:
+        problem = MaybeEncodingError("it pickled only at the second attempt", type(value).__name__)
+    return codec.encode_failure(problem)
 
 
 def _without_own_frames(error: BaseException) -> Any:

@@ -1,8 +1,8 @@
 """How a forked or spawned process becomes a worker, to itself and to multiprocessing.
 
 Jobs use multiprocessing themselves (queues, child processes, pools of their own). What that needs
-of a process is set up by ``BaseProcess._bootstrap``, so the worker runs inside one, as the workers of
-every other pool do.
+of a process is set up by ``BaseProcess._bootstrap``, so the worker runs inside one, as the workers
+of every other pool do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from poolwatch.worker.main import Worker, WorkerEnds, WorkerSetup
 
 
 class _WorkerProcess(multiprocessing.process.BaseProcess):
+    _start_method = None  # jobs may choose any
+
     def __init__(self, setup: WorkerSetup, ends: WorkerEnds, name: str) -> None:
         super().__init__(name=name, daemon=False)  # jobs may have children
         self._worker_setup = setup

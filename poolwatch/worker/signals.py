@@ -46,6 +46,15 @@ class Orders:
         ours = {signal.SIGTERM, kernel.SOFT_LIMIT_SIGNAL, kernel.STACK_SIGNAL}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
 
+    def begin(self, serial: int) -> None:
+        """The job's own code runs from here on; an order may have come before that."""
+        self.serial = serial
+        fields = self._fields
+        if fields[ledger.TERM_ORDER] == serial:
+            self._on_terminate(signal.SIGTERM, None)
+        if fields[ledger.SOFT_ORDER] == serial:
+            self._on_soft_limit(kernel.SOFT_LIMIT_SIGNAL, None)
+
     def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
         serial = self.serial
         if serial and self._fields[ledger.TERM_ORDER] == serial:

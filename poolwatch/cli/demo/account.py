@@ -58,7 +58,8 @@ _BY_CLASS: tuple[tuple[type[BaseException], Cause], ...] = (
     (TimeLimitExceeded, Cause.TIME_LIMIT),
     (Terminated, Cause.STOPPED),
     (MaybeEncodingError, Cause.UNPICKLABLE),
-    (multiprocessing.pool.MaybeEncodingError, Cause.UNPICKLABLE),
+    # typeshed does not know the class
+    (multiprocessing.pool.MaybeEncodingError, Cause.UNPICKLABLE),  # type: ignore[attr-defined]
     (PlannedError, Cause.RAISED),
     (FetchTimeoutError, Cause.FETCH_TIMEOUT),
     (FetchError, Cause.FETCH_FAILED),

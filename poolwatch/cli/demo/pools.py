@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Protocol
 
-from poolwatch import ApplyResult, Pool, TimeoutError, WorkerInfo  # noqa: A004
+from poolwatch import ApplyResult, Pool, TimeoutError, WorkerInfo
 from poolwatch.cli.demo.options import DemoOptions
 from poolwatch.cli.demo.pages import PageOrder, prepare_worker, read_page
 from poolwatch.cli.demo.records import Ended, Events, WorkerRow, WorkerStarted

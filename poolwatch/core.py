@@ -1,0 +1,317 @@
+"""One pool's heart put together: its supervisor, the thread that runs it, and how it ends.
+
+The states of a core, each a one-way street: running, closed (no new jobs), stopping, stopped. The
+faces hold a core; the core never holds a face, so that an abandoned pool is collected.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from poolwatch.chunks import Chunk
+from poolwatch.config import PoolOptions
+from poolwatch.crew import WorkerInfo, WorkerState, decode_cause
+from poolwatch.delivery import Delivery
+from poolwatch.events import Event, PoolBroke
+from poolwatch.exceptions import PoolBroken, Terminated
+from poolwatch.job import Job, JobOptions, JobState
+from poolwatch.launch.contexts import make_launcher
+from poolwatch.launch.launcher import Launcher
+from poolwatch.loop import Loop
+from poolwatch.results import ApplyResult
+from poolwatch.snapshot import Snapshot
+from poolwatch.supervisor import Supervisor
+from poolwatch.transport.codec import Payload
+from poolwatch.worker.main import WorkerSetup
+
+logger = logging.getLogger("poolwatch")
+
+_STOP_SECONDS = 1.0  # helpers that do not end by themselves are killed after that
+_DELIVERY_SECONDS = 1.0  # callbacks that block longer are left behind when a pool is terminated
+
+_cores: dict[int, weakref.ref[Core]] = {}  # those that are not stopped
+_core_numbers = itertools.count()
+
+
+class Core:
+    """The running pool behind a face."""
+
+    def __init__(self, options: PoolOptions, setup: WorkerSetup) -> None:
+        """Take the snapshot and start the workers.
+
+        Raises:
+            OSError: no process or descriptor to be had.
+            Exception: with ``spawn`` and ``forkserver``, what pickling the initializer raised.
+        """
+        self.options = options
+        self.foreign = False  # True in a forked child, which inherited the pool
+        self.snapshot = Snapshot()
+        self._refusal: BaseException | None = None  # what apply_async raises
+        self._closed = False
+        self._terminating = False
+        self._dismissed = False
+        self._running = True
+        self._job_numbers = itertools.count(1)
+        self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
+        self._loop = Loop()
+        self._delivery = Delivery(options.name)
+        self.supervisor = Supervisor(
+            options, self._loop, self._launcher, self._delivery, self._break, self._on_drained
+        )
+        self.supervisor.hooks.handle_of = self.handle_of
+        self.dispatcher = self.supervisor.dispatcher
+        self._stopped = threading.Event()
+        self._number = next(_core_numbers)
+        _cores[self._number] = weakref.ref(self)
+        self._thread = threading.Thread(
+            target=self._run, name=f"{options.name}-supervisor", daemon=True
+        )
+        self._thread.start()
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise what a submission must raise, if anything.
+
+        Raises:
+            ValueError: the pool is closed or terminated (as in multiprocessing).
+            PoolBroken: it is broken.
+            RuntimeError: it was inherited by a forked child.
+        """
+        if self.foreign:
+            raise RuntimeError("this Pool belongs to the parent process; make one of your own")
+        if self._refusal is not None:
+            raise type(self._refusal)(*self._refusal.args) from self._refusal.__cause__
+
+    def submit(
+        self, name: str, payload: Payload, by_value: bool, options: JobOptions, keepalive: object
+    ) -> Job:
+        """Make a job and put it on its way.
+
+        Raises:
+            ValueError, PoolBroken: as :meth:`check_open`; the pool may have ended meanwhile.
+        """
+        job = Job(next(self._job_numbers), name, payload, options, keepalive)
+        job.by_value = by_value
+        self._submit(job)
+        return job
+
+    def _submit(self, job: Job) -> None:
+        with self.dispatcher.lock:
+            if self._refusal is not None or self.foreign:
+                self.check_open()
+            self.dispatcher.submit(job)
+
+    def submit_chunk(
+        self,
+        name: str,
+        payload: Payload,
+        by_value: bool,
+        chunk: Chunk,
+        options: JobOptions,
+        keepalive: object,
+    ) -> None:
+        """Put a chunk of a map on its way; raises as :meth:`submit`."""
+        job = Job(next(self._job_numbers), name, payload, options, keepalive)
+        job.by_value = by_value
+        job.chunk = chunk
+        self._submit(job)
+
+    def failed_job(self, name: str, error: BaseException, options: JobOptions) -> Job:
+        """Return a job that has ended before it began: its call does not pickle."""
+        job = Job(next(self._job_numbers), name, None, options, None)
+        with self.dispatcher.lock:
+            self.dispatcher.unfinished += 1
+            self.supervisor.end_with_error(job, JobState.FAILED, error)
+        return job
+
+    def handle_of(self, job: Job) -> ApplyResult[Any]:
+        """Return a handle of a job."""
+        return ApplyResult(job, self.supervisor.orders)
+
+    def infos(self) -> list[WorkerInfo]:
+        """Return what a user may see of the workers."""
+        with self.dispatcher.lock:
+            return self.supervisor.crew.infos()
+
+    def listen(self, callback: Callable[[Event], object]) -> None:
+        """Call back with every event from now on."""
+        self.supervisor.bus.listen(callback)
+
+    # -- the supervisor's thread ---------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._launcher.attach(self.supervisor, self._loop)
+            self.supervisor.crew.maintain()
+            while self._running:
+                self._loop.run_once()
+                self.supervisor._join_exited_workers()
+        except BaseException as error:
+            logger.critical("%s: the supervisor failed", self.options.name, exc_info=True)
+            broken = PoolBroken(f"the supervisor failed: {error!r}")
+            broken.__cause__ = error
+            self._end_all(broken)
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Nothing of the pool is left when this returns."""
+        self.supervisor.crew.stop_hiring()
+        self._launcher.stop()
+        self._launcher.wait(_STOP_SECONDS)
+        with self.dispatcher.lock:
+            self._refusal = self._refusal or ValueError("Pool not running")
+            for worker in list(self.supervisor.crew.workers.values()):
+                worker.jobs.clear()
+                self.dispatcher.remove(worker, WorkerState.DEAD)
+                self.supervisor.crew.forget(worker)
+        self._loop.close()
+        self._delivery.stop()
+        _cores.pop(self._number, None)
+        self._stopped.set()
+
+    # -- the ways to end -----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take no more jobs; workers leave when all are done."""
+        with self.dispatcher.lock:
+            if self._refusal is None:
+                self._refusal = ValueError("Pool not running")
+            self._closed = True
+        self._call_soon(self._leave_if_drained)
+
+    def _on_drained(self) -> None:
+        """No job is unfinished; called with the lock held."""
+        if self._closed:
+            self._call_soon(self._leave_if_drained)
+
+    def _call_soon(self, callback: Callable[[], object]) -> None:
+        if not self._stopped.is_set():
+            self._loop.call_soon(callback)
+
+    def _leave_if_drained(self) -> None:
+        crew = self.supervisor.crew
+        with self.dispatcher.lock:
+            if self._terminating or not self._closed or self.dispatcher.unfinished:
+                return
+            crew.stop_hiring()
+            if not self._dismissed:
+                self._dismissed = True
+                for worker in crew.workers.values():
+                    self.supervisor.dismiss(worker)
+            if not crew.workers:
+                self._running = False
+
+    def terminate(self) -> None:
+        """End everything now; every unfinished job ends with ``Terminated``. Any thread."""
+        with self.dispatcher.lock:
+            if self._refusal is None:
+                self._refusal = ValueError("Pool not running")
+            self._closed = self._terminating = True
+        self._call_soon(self._terminate)
+
+    def _terminate(self) -> None:
+        self.supervisor.drain_all()
+        self._end_all(Terminated("the pool was terminated"), JobState.TERMINATED)
+        self._running = False
+
+    def _break(self, error: PoolBroken, cause: BaseException | bytes | None) -> None:
+        """The pool cannot go on. A pickled cause is users' code, and is unpickled elsewhere."""
+
+        def decode_and_end() -> None:
+            error.__cause__ = decode_cause(cause)
+            self._call_soon(lambda: self._broken(error))
+
+        if isinstance(cause, bytes):
+            threading.Thread(target=decode_and_end, daemon=True).start()
+        else:
+            error.__cause__ = cause
+            self._loop.call_soon(lambda: self._broken(error))
+
+    def _broken(self, error: PoolBroken) -> None:
+        self.supervisor.drain_all()
+        self._end_all(error)
+        self._running = False
+
+    def _end_all(self, error: BaseException, state: JobState = JobState.LOST) -> None:
+        """End every unfinished job with an error of this kind."""
+        supervisor, dispatcher = self.supervisor, self.dispatcher
+        if isinstance(error, PoolBroken):
+            supervisor.bus.emit(PoolBroke(self.options.name, error))
+        with dispatcher.lock:
+            if isinstance(error, PoolBroken):
+                self._refusal = error
+            self._closed = True
+            jobs = [*dispatcher.backlog, *supervisor.aside]
+            for worker in supervisor.crew.workers.values():
+                jobs.extend(worker.jobs.values())
+            dispatcher.backlog.clear()
+            supervisor.aside.clear()
+            for job in jobs:
+                if job.state.final:
+                    continue
+                job.terminated = job.terminated or state is JobState.TERMINATED
+                own = type(error)(*error.args)
+                own.__cause__ = error.__cause__
+                supervisor.end_with_error(job, state, own)
+                # Whoever waits must not wait for a callback that blocks.
+                job.set_ready()
+                if job.chunk is not None:
+                    job.chunk.abort(own)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end of everything; return whether it came in time."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("the supervisor cannot wait for itself")
+        if not self._stopped.wait(timeout):
+            return False
+        self._thread.join(timeout)
+        bound = _DELIVERY_SECONDS if self._terminating and timeout is None else timeout
+        return self._delivery.join(bound) or self._terminating
+
+    @property
+    def is_closed(self) -> bool:
+        """True when no more jobs are taken."""
+        return self._refusal is not None
+
+    def abandon(self) -> None:
+        """In a forked child: let go of descriptors, touch nothing else."""
+        self.foreign = True
+        self._launcher.close()
+        for worker in self.supervisor.crew.workers.values():
+            worker.hands.abandon()
+            if worker.pidfd is not None:
+                os.close(worker.pidfd)
+                worker.pidfd = None
+        self._loop.close()
+
+
+def _live_cores() -> list[Core]:
+    return [core for core in (ref() for ref in list(_cores.values())) if core is not None]
+
+
+def _abandon_all() -> None:
+    for core in _live_cores():
+        core.abandon()
+    _cores.clear()
+
+
+def _terminate_all() -> None:
+    """At the interpreter's end: a pool that was left open goes, and nothing hangs."""
+    cores = _live_cores()
+    for core in cores:
+        core.terminate()
+    for core in cores:
+        core.join(2 * _STOP_SECONDS)
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+atexit.register(_terminate_all)

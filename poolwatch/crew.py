@@ -1,0 +1,373 @@
+"""The workers: the parent's record of each, how many there are, and when a new one is made.
+
+A failure to *boot* (no process to be had, the initializer raises or kills) is told apart from a
+death at work. The first is counted and breaks the pool after so many in a row; the second never
+does, it only paces the replacements, unless the caller gave ``max_restarts``.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from poolwatch.config import PoolOptions
+from poolwatch.events import BootFailed, Bus, Trouble
+from poolwatch.exceptions import BootError, PoolBroken, RestartFreqExceeded, WorkerLostError
+from poolwatch.launch.launcher import Launcher, WorkerHands
+from poolwatch.loop import EventLoop
+from poolwatch.loss import Postmortem
+from poolwatch.transport import codec, ledger
+from poolwatch.transport.streams import Stream
+
+if TYPE_CHECKING:
+    from poolwatch.job import Job
+    from poolwatch.timers import Timer
+
+_PACE = 100  # replacements a second; more deaths than that are a storm, not work
+_FIRST_PAUSE = 0.02  # seconds until the next attempt when no process can be made; doubled each time
+_LONGEST_PAUSE = 1.0
+
+
+class WorkerState(enum.Enum):
+    """Where a worker is in its life."""
+
+    BOOTING = 1
+    UP = 2
+    LEAVING = 3  # recycled or told to leave; takes no more jobs
+    DEAD = 4
+
+
+class WorkerProcess:
+    """The parent's record of one worker.
+
+    The dispatcher's lock guards ``state``, ``jobs`` and the serials.
+
+    Attributes:
+        token: number of the worker in its pool.
+        name: name of the worker.
+        state: see :class:`WorkerState`.
+        hands: the parent's ends: stream, row, files.
+        fields: the row's fields.
+        pid: process id, once it exists.
+        pidfd: stands for the process; signals go through it.
+        jobs: what it holds, serial to job, in the order of sending.
+        sent: serial of the last job sent.
+        sent_at: when it was last sent something while it held nothing, monotonic nanoseconds.
+        exitcode: its exit code, once it has ended.
+        peak_rss: its greatest resident set in bytes, likewise.
+        sending: serial of the job whose limit passed while it was writing its result.
+        done: how many results it has delivered.
+        unresponsive: it did not touch what it was sent, and has not answered since.
+        blameless: its zygote died, and it with it.
+        boot_failure: what its initializer raised, pickled.
+        reason: what else explains its death.
+    """
+
+    __slots__ = (
+        "blameless",
+        "boot_failure",
+        "boot_timer",
+        "born",
+        "done",
+        "exitcode",
+        "fields",
+        "hands",
+        "jobs",
+        "leave_timer",
+        "name",
+        "peak_rss",
+        "pid",
+        "pidfd",
+        "reason",
+        "sending",
+        "sent",
+        "sent_at",
+        "state",
+        "stream",
+        "token",
+        "unresponsive",
+    )
+
+    def __init__(self, token: int, name: str, hands: WorkerHands, born: float) -> None:
+        self.token = token
+        self.name = name
+        self.state = WorkerState.BOOTING
+        self.hands = hands
+        self.stream: Stream = hands.stream
+        self.fields = hands.row.fields
+        self.pid: int | None = None
+        self.pidfd: int | None = None
+        self.jobs: dict[int, Job] = {}
+        self.sent = 0
+        self.sent_at = 0
+        self.sending = 0
+        self.exitcode: int | None = None
+        self.peak_rss: int | None = None
+        self.done = 0
+        self.born = born
+        self.unresponsive = False
+        self.blameless = False
+        self.boot_failure: bytes | None = None
+        self.boot_timer: Timer | None = None
+        self.leave_timer: Timer | None = None
+        self.reason: str | None = None
+
+    def running(self) -> Job | None:
+        """Return the job that the worker has begun and not delivered, or None."""
+        if self.state is WorkerState.DEAD:
+            return None
+        return self.jobs.get(self.fields[ledger.STARTED])
+
+    def phase(self) -> str:
+        """Return what the worker is doing, in words."""
+        if self.state is WorkerState.BOOTING:
+            return "booting"
+        phase = ledger.PHASES[self.fields[ledger.PHASE]]
+        receiving = self.fields[ledger.RECEIVING]
+        if phase == "idle" and receiving > self.fields[ledger.STARTED] and receiving in self.jobs:
+            return "receiving"
+        return phase
+
+    def send_signal(self, signum: int) -> bool:
+        """Send a signal to this very process; False when it has no pidfd or has ended."""
+        if self.pidfd is None:
+            return False
+        try:
+            signal.pidfd_send_signal(self.pidfd, signum)
+        except (ProcessLookupError, OSError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the parent's descriptors."""
+        self.hands.close()
+        pidfd, self.pidfd = self.pidfd, None
+        if pidfd is not None:
+            os.close(pidfd)
+
+    def __repr__(self) -> str:
+        return f"<WorkerProcess {self.name} pid={self.pid} {self.state.name}>"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a user sees of a worker.
+
+    Attributes:
+        name: name of the worker.
+        pid: process id, or None while it is being made.
+        phase: booting, idle, receiving, running, sending or leaving.
+        job: qualified name of the function that it runs, or None.
+        job_id: number of that job, or None.
+        job_seconds: how long that job has run, in seconds, or None.
+        jobs_done: results it has delivered.
+        age: seconds since it was asked for.
+    """
+
+    name: str
+    pid: int | None
+    phase: str
+    job: str | None
+    job_id: int | None
+    job_seconds: float | None
+    jobs_done: int
+    age: float
+
+
+class Crew:
+    """Keeps the number of workers that was asked for."""
+
+    def __init__(
+        self,
+        options: PoolOptions,
+        loop: EventLoop,
+        launcher: Launcher,
+        bus: Bus,
+        on_readable: Callable[[WorkerProcess], None],
+        break_pool: Callable[[PoolBroken, BaseException | bytes | None], None],
+    ) -> None:
+        self.target = options.processes
+        self.workers: dict[int, WorkerProcess] = {}
+        self.hiring = True
+        self._options = options
+        self._loop = loop
+        self._launcher = launcher
+        self._bus = bus
+        self._on_readable = on_readable
+        self._break_pool = break_pool
+        self._tokens = 0
+        self._boot_failures = 0
+        self._replaced: deque[float] = deque()  # times of the replacements of the last second
+        self._deaths: deque[float] = deque()  # times of the deaths at work, with max_restarts
+        self._started = 0
+        self._pause = _FIRST_PAUSE
+        self._waiting: Timer | None = None  # no worker is made before it fires
+
+    def maintain(self) -> None:
+        """Make workers until there are as many as were asked for, or until a pause is due."""
+        while self.hiring and self._waiting is None and self._present() < self.target:
+            pause = self._pause_before_next()
+            if pause > 0:
+                self._wait(pause, f"deaths come fast: the next replacement in {pause:.2f} s")
+                return
+            self._hire()
+
+    def _present(self) -> int:
+        return sum(worker.state is not WorkerState.LEAVING for worker in self.workers.values())
+
+    def _pause_before_next(self) -> float:
+        if self._started < self.target:
+            return 0.0
+        now = self._loop.time()
+        while self._replaced and self._replaced[0] <= now - 1.0:
+            self._replaced.popleft()
+        return 0.0 if len(self._replaced) < _PACE else self._replaced[0] + 1.0 - now
+
+    def _wait(self, pause: float, trouble: str) -> None:
+        self._bus.emit(Trouble(self._bus.pool, trouble))
+        self._waiting = self._loop.call_later(pause, self._go_on)
+
+    def _go_on(self) -> None:
+        self._waiting = None
+        self.maintain()
+
+    def _hire(self) -> None:
+        self._tokens += 1
+        token, now = self._tokens, self._loop.time()
+        name = f"{self._options.name}-{token}"
+        try:
+            hands = self._launcher.launch(token, name)
+        except OSError as error:
+            self._hire_later(f"no worker could be made: {error}")
+            return
+        self._started += 1
+        worker = WorkerProcess(token, name, hands, now)
+        self.workers[token] = worker
+        self._loop.watch(worker.stream, lambda: self._on_readable(worker))
+        worker.boot_timer = self._loop.call_later(
+            self._options.boot_timeout, lambda: self._boot_overdue(worker)
+        )
+
+    def _hire_later(self, trouble: str) -> None:
+        self._wait(self._pause, trouble)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    # -- reports ---------------------------------------------------------------------------------
+
+    def not_started(self, worker: WorkerProcess, errno: int) -> None:
+        """The kernel had no process for us; try again, at growing intervals."""
+        self.forget(worker)
+        if self.hiring and self._waiting is None:
+            self._hire_later(f"no worker could be forked: {os.strerror(errno)}")
+
+    def booted(self, worker: WorkerProcess) -> None:
+        """A worker is up."""
+        self._boot_failures = 0
+        self._pause = _FIRST_PAUSE
+        self._call_off_boot_timer(worker)
+
+    def _call_off_boot_timer(self, worker: WorkerProcess) -> None:
+        if worker.boot_timer is not None:
+            self._loop.cancel(worker.boot_timer)
+            worker.boot_timer = None
+
+    def _boot_overdue(self, worker: WorkerProcess) -> None:
+        """It does not answer: replace it, or the zygote if that is what hangs."""
+        worker.boot_timer = None
+        if worker.state is not WorkerState.BOOTING:
+            return
+        worker.reason = f"did not boot within {self._options.boot_timeout:g} s"
+        if worker.pid is None:
+            self._launcher.replace_zygote(worker.token)
+        else:
+            self.kill(worker)
+
+    def kill(self, worker: WorkerProcess, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to a worker by whatever way there is."""
+        if not worker.send_signal(signum) and worker.pidfd is None:
+            self._launcher.signal(worker.token, signum)
+
+    def forget(self, worker: WorkerProcess) -> None:
+        """A worker is gone: close what we had of it."""
+        self.workers.pop(worker.token, None)
+        self._call_off_boot_timer(worker)
+        if worker.leave_timer is not None:
+            self._loop.cancel(worker.leave_timer)
+        self._loop.unwatch(worker.stream)
+        worker.close()
+
+    def boot_failed(self, worker: WorkerProcess, postmortem: Postmortem) -> None:
+        """A worker died before it was up; too many of those in a row break the pool."""
+        self._boot_failures += 1
+        reason = "its initializer raised" if worker.boot_failure else postmortem.summary()
+        self._bus.emit(
+            BootFailed(self._bus.pool, worker.name, worker.pid, self._boot_failures, reason)
+        )
+        if self._boot_failures < self._options.max_boot_failures:
+            return
+        self.hiring = False
+        count = self._boot_failures
+        error = BootError(f"{count} workers in a row failed to boot; the last: {reason}")
+        cause: BaseException | bytes | None = worker.boot_failure
+        if cause is None:
+            text = f"Worker exited prematurely: {postmortem}"
+            cause = WorkerLostError(
+                text, exitcode=postmortem.exitcode, pid=postmortem.pid, postmortem=postmortem
+            )
+        self._break_pool(error, cause)
+
+    def died_at_work(self, postmortem: Postmortem) -> None:
+        """Count a death for the pacing, and for ``max_restarts`` where it was given."""
+        now = self._loop.time()
+        self._replaced.append(now)
+        bound = self._options.max_restarts
+        if bound is None:
+            return
+        period = self._options.max_restart_freq
+        self._deaths.append(now)
+        while self._deaths[0] <= now - period:
+            self._deaths.popleft()
+        if len(self._deaths) > bound:
+            self.hiring = False
+            text = f"more than {bound} deaths of workers in {period:g} s; the last: "
+            self._break_pool(RestartFreqExceeded(text + postmortem.summary()), None)
+
+    def stop_hiring(self) -> None:
+        """Make no more workers."""
+        self.hiring = False
+        if self._waiting is not None:
+            self._loop.cancel(self._waiting)
+            self._waiting = None
+
+    def infos(self) -> list[WorkerInfo]:
+        """Return what a user may see of the workers; the dispatcher's lock is held."""
+        now = self._loop.time()
+        return [
+            self._info(worker, now)
+            for worker in self.workers.values()
+            if worker.state is not WorkerState.DEAD
+        ]
+
+    def _info(self, worker: WorkerProcess, now: float) -> WorkerInfo:
+        job = worker.running()
+        started = worker.fields[ledger.STARTED_AT] / 1e9
+        return WorkerInfo(
+            name=worker.name,
+            pid=worker.pid,
+            phase=worker.phase(),
+            job=None if job is None else job.name,
+            job_id=None if job is None else job.id,
+            job_seconds=None if job is None else max(0.0, now - started),
+            jobs_done=worker.done,
+            age=now - worker.born,
+        )
+
+
+def decode_cause(cause: BaseException | bytes | None) -> BaseException | None:
+    """Return the cause of a broken pool; unpickles, so not in the supervisor's thread."""
+    return codec.decode_failure(cause) if isinstance(cause, bytes) else cause

@@ -1,0 +1,285 @@
+"""Which job goes to which worker, and back again.
+
+A submission finds an idle worker and an empty backlog: the caller's own thread writes the frame.
+Otherwise the job waits in the backlog, and the supervisor refills workers as results come in, many
+frames in one write. Short jobs, by a moving average of run times, are sent ahead, up to a budget of
+about a millisecond of work per worker; long ones go one at a time.
+
+The guarantee: no job waits behind a long one for more than about 10 ms while a worker is idle. When
+a worker is idle and another holds jobs that it has not begun, a timer looks at the ledger and
+*recalls* them. The timer exists only then: an idle pool sleeps.
+
+One lock guards the backlog, the workers' jobs and the jobs' states. It is held for bookkeeping and
+for writes that do not block, never while the user's code runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from poolwatch.crew import WorkerProcess, WorkerState
+from poolwatch.events import Bus, JobMoved, JobsRecalled
+from poolwatch.exceptions import PoisonJobError
+from poolwatch.job import NO_OPTIONS, Job, JobState
+from poolwatch.loop import EventLoop
+from poolwatch.transport import frames, kernel, ledger
+from poolwatch.transport.frames import HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poolwatch.policies import LostWorkerPolicy
+
+_BUDGET = 1_000_000  # ns of work that a worker may hold beyond the job it runs
+_OVERHEAD = 8_000  # ns that a job costs in a worker beyond its run time
+_MOST_AHEAD = 128  # frames of jobs that a worker may hold
+_RECALL_AFTER = 0.004  # s between a worker falling idle and a look at what the others hold
+_LONG = 3_000_000  # ns after which the job in front counts as long
+_UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
+_CAN_RECALL = kernel.membarrier()
+
+
+class Dispatcher:
+    """The backlog, the idle workers, and what each worker holds."""
+
+    def __init__(self, loop: EventLoop, bus: Bus, maxtasksperchild: int | None) -> None:
+        self.lock = threading.Lock()
+        self.backlog: deque[Job] = deque()
+        self.unfinished = 0
+        self.arm_deadlines: Callable[[Job], None]  # set by the supervisor
+        self.end_with_error: Callable[[Job, JobState, BaseException], None]  # likewise
+        self.policy_of: Callable[[Job], LostWorkerPolicy | None]  # those that may refuse jobs
+        self._loop = loop
+        self._bus = bus
+        self._bound = maxtasksperchild
+        self._idle: dict[WorkerProcess, None] = {}
+        self._up = 0
+        self._average = float(_BUDGET)  # ns; until something is known, one job at a time
+        self._looking = False  # the recall timer is armed
+
+    # -- jobs come in ----------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Send a new job to an idle worker, or put it in line. The lock is held. Any thread."""
+        self.unfinished += 1
+        if self._idle and not self.backlog:
+            self._send_first(job)
+        else:
+            self.backlog.append(job)
+
+    def _send_first(self, job: Job) -> None:
+        if self._refused(job):
+            return
+        worker, _ = self._idle.popitem()
+        self._send(worker, [job])
+        if self._idle and not self._looking:
+            self._look_soon()
+
+    def put_back(self, jobs: list[Job]) -> None:
+        """Put jobs at the front of the line, in order. The lock is held."""
+        for job in jobs:
+            self.move(job, JobState.PENDING)
+            job.worker = None
+            job.serial = 0
+        self.backlog.extendleft(reversed(jobs))
+
+    # -- jobs go out -----------------------------------------------------------------------------
+
+    def refill(self, worker: WorkerProcess) -> None:
+        """Send a worker what it may hold, or note that it is idle. The lock is held."""
+        if worker.state is not WorkerState.UP or worker.unresponsive:
+            return
+        held = len(worker.jobs)
+        if self.backlog:
+            depth = self._depth()
+            if held == 0 or held <= depth // 2:
+                self._send_share(worker, depth - held)
+                held = len(worker.jobs)
+        if held == 0 and not self._quota_used_up(worker):
+            self._idle[worker] = None
+            if self.unfinished and not self._looking:
+                self._look_soon()
+
+    def _quota_used_up(self, worker: WorkerProcess) -> bool:
+        return self._bound is not None and worker.done + len(worker.jobs) >= self._bound
+
+    def refill_idle(self) -> None:
+        """Give waiting jobs to idle workers. The lock is held."""
+        while self._idle and self.backlog:
+            worker, _ = self._idle.popitem()
+            self.refill(worker)
+
+    def _depth(self) -> int:
+        """How many jobs a worker may hold, by their average run time."""
+        if not _CAN_RECALL:
+            return 1
+        return max(1, min(_MOST_AHEAD, int(_BUDGET / (self._average + _OVERHEAD))))
+
+    def _send_share(self, worker: WorkerProcess, room: int) -> None:
+        """Send from the backlog, but no more than the worker's share of a short one."""
+        share = -(-len(self.backlog) // max(1, self._up))
+        count = max(1, min(room, share))
+        if self._bound is not None:
+            count = min(count, self._bound - worker.done - len(worker.jobs))
+        batch: list[Job] = []
+        while self.backlog and len(batch) < count:
+            job = self.backlog.popleft()
+            # Jobs that ended while they waited (cancelled, terminated) are left in the backlog.
+            if job.state is JobState.PENDING and not self._refused(job):
+                batch.append(job)
+        if batch:
+            self._send(worker, batch)
+
+    def _refused(self, job: Job) -> bool:
+        policy = self.policy_of(job)
+        reason = None if policy is None else policy.refuses(job)
+        if reason is None:
+            return False
+        self.end_with_error(job, JobState.LOST, PoisonJobError(reason))
+        return True
+
+    def _send(self, worker: WorkerProcess, jobs: list[Job]) -> None:
+        serial = worker.sent
+        held = worker.jobs
+        if not held:
+            worker.sent_at = int(self._loop.time() * 1e9)
+        parts: list[bytes] = []
+        complete = True
+        for job in jobs:
+            serial += 1
+            job.worker = worker
+            self.move(job, JobState.SENT)
+            job.serial = serial
+            held[serial] = job
+            flags = frames.BY_VALUE if job.by_value else 0
+            if job.chunk is not None:
+                flags |= frames.CHUNK
+            if job.options is not NO_OPTIONS and job.options.accept_callback is not None:
+                flags |= frames.WANT_ACCEPT
+            payload = job.payload
+            if isinstance(payload, bytes):
+                parts.append(HEADER.pack(len(payload), frames.JOB, flags, 0, 0, serial, 0, 0))
+                parts.append(payload)
+            elif payload is not None:
+                complete = worker.stream.send(b"".join(parts))
+                parts.clear()
+                flags |= frames.BULK
+                table = payload.table
+                frame = frames.pack(frames.JOB, table, serial, flags=flags, fds=1)
+                complete = worker.stream.send(frame, payload)
+            self.arm_deadlines(job)
+        worker.sent = serial
+        if parts:
+            complete = worker.stream.send(b"".join(parts))
+        if not complete:
+            self._loop.call_soon(lambda: self._flush_when_writable(worker))
+        elif worker.stream.broken:
+            self._loop.call_soon(lambda: self.on_broken(worker))
+
+    def _flush_when_writable(self, worker: WorkerProcess) -> None:
+        if worker.state is not WorkerState.DEAD:
+            self._loop.watch_writable(worker.stream, worker.stream.flush)
+
+    on_broken: Callable[[WorkerProcess], None]  # set by the supervisor
+
+    # -- results come in -------------------------------------------------------------------------
+
+    def took(self, wall: int, count: int) -> None:
+        """Learn from ``count`` jobs that ran ``wall`` nanoseconds together. The lock is held."""
+        weight = min(0.5, 0.1 * count)
+        self._average += (wall / count - self._average) * weight
+
+    def finished(self) -> None:
+        """One job has ended. The lock is held."""
+        self.unfinished -= 1
+
+    # -- workers come and go ---------------------------------------------------------------------
+
+    def add(self, worker: WorkerProcess) -> None:
+        """A worker is up. The lock is held."""
+        worker.state = WorkerState.UP
+        self._up += 1
+        self.refill(worker)
+
+    def remove(self, worker: WorkerProcess, state: WorkerState) -> None:
+        """A worker takes no more jobs: it leaves, or it is dead. The lock is held."""
+        if worker.state is WorkerState.UP:
+            self._up -= 1
+        worker.state = state
+        self._idle.pop(worker, None)
+
+    # -- and back again --------------------------------------------------------------------------
+
+    def recall(self, worker: WorkerProcess) -> list[Job]:
+        """Take back what a worker has not begun, in order. The lock is held. Any thread.
+
+        The caller puts the jobs back in line, or ends them.
+        """
+        if worker.state is WorkerState.DEAD or not worker.jobs:
+            return []
+        fields = worker.fields
+        fields[ledger.VOID] = worker.sent
+        if not kernel.membarrier():
+            return []  # it may begin any of them at this moment: then they stay
+        started = fields[ledger.STARTED]
+        taken = [serial for serial in worker.jobs if serial > started]
+        jobs = [worker.jobs.pop(serial) for serial in taken]
+        if jobs:
+            if self._bus.listening:
+                self._bus.emit(JobsRecalled(self._bus.pool, worker.name, len(jobs)))
+            if not worker.jobs and worker.state is WorkerState.UP:
+                # It was sent something and has not touched it. No more until it answers.
+                worker.unresponsive = True
+                self._idle.pop(worker, None)
+                worker.stream.send(frames.pack(frames.PING, b"", worker.sent))
+        return jobs
+
+    def answered(self, worker: WorkerProcess) -> None:
+        """A worker that had not touched its jobs is there again. The lock is held."""
+        worker.unresponsive = False
+        self.refill(worker)
+
+    def _look_soon(self) -> None:
+        self._looking = True
+        self._loop.call_later(_RECALL_AFTER, self._look_for_waiting_jobs)
+
+    def _look_for_waiting_jobs(self) -> None:
+        """Recall jobs that wait behind a long one while a worker is idle."""
+        with self.lock:
+            self._looking = False
+            if not self._idle:
+                return
+            now = int(self._loop.time() * 1e9)
+            waiting = False
+            for worker in list(self.holding()):
+                if worker.sent <= worker.fields[ledger.STARTED]:
+                    continue  # it has begun all it was sent
+                if not self._stuck(worker, now):
+                    waiting = True
+                    continue
+                self.put_back(self.recall(worker))
+            self.refill_idle()
+            if waiting and self._idle and not self._looking:
+                self._look_soon()
+
+    holding: Callable[[], list[WorkerProcess]]  # set by the supervisor: workers that hold jobs
+
+    def _stuck(self, worker: WorkerProcess, now: int) -> bool:
+        """True when the jobs behind should wait no longer: the one in front is a long one.
+
+        Where there is none in front, the worker has not even looked at its stream. That takes a
+        while on a busy machine, so it gets more time than a job in front does.
+        """
+        if worker.fields[ledger.STARTED] in worker.jobs:
+            return now - worker.fields[ledger.STARTED_AT] >= _LONG
+        return now - worker.sent_at >= _UNRESPONSIVE
+
+    def move(self, job: Job, state: JobState) -> None:
+        """Change a job's state, and tell listeners. The lock is held."""
+        old = job.state
+        job.move(state)
+        if self._bus.listening:
+            pid = job.worker.pid if job.worker is not None else None
+            self._bus.emit(JobMoved(self._bus.pool, job.id, job.name, old.name, state.name, pid))

@@ -1,0 +1,149 @@
+"""The user's callbacks and hooks, called on the delivery thread and guarded by name.
+
+One that raises is reported as an event and in the log, and changes nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from poolwatch.chunks import Chunk
+from poolwatch.config import PoolOptions
+from poolwatch.crew import WorkerProcess
+from poolwatch.delivery import Delivery
+from poolwatch.events import Bus, HookFailed
+from poolwatch.exceptions import MaybeEncodingError
+from poolwatch.job import Job
+from poolwatch.results import ApplyResult
+from poolwatch.transport import codec, frames
+from poolwatch.transport.bulk import Bulk
+from poolwatch.transport.frames import Frame
+
+
+class Hooks:
+    """Calls what the user gave to the pool and to its jobs."""
+
+    def __init__(self, options: PoolOptions, delivery: Delivery, bus: Bus) -> None:
+        self._options = options
+        self._delivery = delivery
+        self._bus = bus
+        self.handle_of: Callable[[Job], ApplyResult[Any]]  # set by the core
+
+    def _guarded(self, name: str, hook: Callable[..., object], *args: Any, **kwds: Any) -> None:
+        try:
+            hook(*args, **kwds)
+        except Exception as error:  # noqa: BLE001  (the user's code; reported)
+            self._bus.emit(HookFailed(self._bus.pool, name, error))
+
+    def _put(self, name: str, hook: Callable[..., object], *args: Any, **kwds: Any) -> None:
+        self._delivery.put(lambda: self._guarded(name, hook, *args, **kwds))
+
+    def deliver(self, job: Job) -> None:
+        """A job has ended: its callbacks, if it has any, then it is ready."""
+        options = job.options
+        if job.chunk is not None:
+            chunk = job.chunk
+            self._delivery.put(lambda: self._deliver_chunk(chunk, job))
+        elif options.callback is None and options.error_callback is None:
+            job.set_ready()
+        else:
+            self._delivery.put(lambda: self._deliver(job))
+
+    def _deliver(self, job: Job) -> None:
+        try:
+            succeeded, value = job.result()
+            options = job.options
+            if succeeded and options.callback is not None:
+                self._guarded("callback", options.callback, value)
+            elif not succeeded and options.error_callback is not None:
+                self._guarded("error_callback", options.error_callback, value)
+        finally:
+            job.set_ready()
+
+    def _deliver_chunk(self, chunk: Chunk, job: Job) -> None:
+        start = chunk.start + chunk.received
+        succeeded, value = job.result()
+        if succeeded:
+            chunk.deliver(start, value)
+        else:
+            chunk.fail(start, value)
+        job.set_ready()
+
+    def partial(self, chunk: Chunk, frame: Frame) -> None:
+        """Some items of a chunk have finished. The dispatcher's lock is held."""
+        start = chunk.start + chunk.received
+        chunk.received += frame.first
+        self._delivery.put(lambda: self._deliver_partial(chunk, start, frame))
+
+    def _deliver_partial(self, chunk: Chunk, start: int, frame: Frame) -> None:
+        try:
+            outcomes = codec.decode(frame.payload, frame.fd, bool(frame.flags & frames.BULK))
+        except Exception as error:  # noqa: BLE001  (a user's __setstate__ may raise anything)
+            problem = MaybeEncodingError(
+                f"the results do not unpickle: {codec.safe_repr(error)}", "items of a map"
+            )
+            outcomes = [(False, codec.encode_failure(problem))] * frame.first
+        chunk.deliver(start, outcomes)
+
+    def accepted(self, job: Job, pid: int, when: float) -> None:
+        """A job has begun in a worker."""
+        if job.options.accept_callback is not None:
+            self._put("accept_callback", job.options.accept_callback, pid, when)
+
+    def limits_on(self, job: Job) -> None:
+        """A job that has limits is on its way to a worker."""
+        hook = self._options.on_timeout_set
+        if hook is not None:
+            soft, hard = job.options.soft_timeout, job.options.timeout
+            self._put("on_timeout_set", hook, self.handle_of(job), soft, hard)
+
+    def limit_hit(self, job: Job, soft: bool, limit: float) -> None:
+        """A limit of a job has passed."""
+        if job.options.timeout_callback is not None:
+            self._put("timeout_callback", job.options.timeout_callback, soft=soft, timeout=limit)
+
+    def limits_off(self, job: Job) -> None:
+        """A job that had limits has ended."""
+        if self._options.on_timeout_cancel is not None:
+            self._put("on_timeout_cancel", self._options.on_timeout_cancel, self.handle_of(job))
+
+    def worker_up(self, worker: WorkerProcess) -> None:
+        """A worker takes jobs."""
+        if self._options.on_process_up is not None:
+            self._put("on_process_up", self._options.on_process_up, worker)
+
+    def worker_down(self, worker: WorkerProcess) -> None:
+        """A worker has ended."""
+        if self._options.on_process_down is not None:
+            self._put("on_process_down", self._options.on_process_down, worker)
+
+    def encode(self, job: Job, then: Callable[[BaseException | None], None]) -> None:
+        """Pickle a job's call anew; then say how that went."""
+        self._delivery.put(lambda: self._encode(job, then))
+
+    def _encode(self, job: Job, then: Callable[[BaseException | None], None]) -> None:
+        error: BaseException | None = None
+        try:
+            if job.chunk is not None:
+                job.payload = _encode_call(job.chunk.call(), job.by_value)
+            elif job.payload is not None:
+                job.payload = _encode_call(_decode_call(job.payload), job.by_value)
+        except Exception as problem:  # noqa: BLE001  (the user's code; the job fails with it)
+            error = problem
+        then(error)
+
+
+def _encode_call(call: tuple[Any, ...], by_value: bool) -> codec.Payload:
+    if by_value:
+        return codec.encode_by_value(call, *codec.modules_of(call[0]))
+    return codec.encode(call)
+
+
+def _decode_call(payload: codec.Payload) -> tuple[Any, ...]:
+    call: tuple[Any, ...]
+    if isinstance(payload, Bulk):
+        call = codec.decode(payload.table, payload.duplicate(), True)
+    else:
+        call = codec.decode(payload, None, False)
+    return call

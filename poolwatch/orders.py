@@ -1,0 +1,101 @@
+"""Ending a job on purpose: terminate and cancel, from any thread.
+
+The same rule as for limits: what the worker has not begun is recalled first, so that nothing more
+can start there. A job that was not begun ends without a signal, one that has finished keeps its
+result, and only a running one costs its worker.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+from poolwatch.crew import Crew, WorkerProcess, WorkerState
+from poolwatch.dispatcher import Dispatcher
+from poolwatch.exceptions import JobCancelled, Terminated
+from poolwatch.job import Job, JobState
+from poolwatch.loop import EventLoop
+from poolwatch.transport import ledger
+
+
+class Orders:
+    """Carries out what users ask of single jobs."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        dispatcher: Dispatcher,
+        crew: Crew,
+        grace: float,
+        end_with_error: Callable[[Job, JobState, BaseException], None],
+        expect_death: Callable[[Job], None],
+    ) -> None:
+        self._loop = loop
+        self._dispatcher = dispatcher
+        self._crew = crew
+        self._grace = grace
+        self._end_with_error = end_with_error
+        self._expect_death = expect_death
+
+    def cancel(self, job: Job) -> bool:
+        """Take a job back that has not begun; return whether that succeeded."""
+        with self._dispatcher.lock:
+            if job.state.final:
+                return job.state is JobState.CANCELLED
+            if self._not_begun(job):
+                text = f"job {job.id} {job.name} was cancelled before it began"
+                self._end_with_error(job, JobState.CANCELLED, JobCancelled(text))
+                return True
+            return False
+
+    def terminate(self, job: Job, signum: int) -> bool:
+        """End a job; return False when it has ended already."""
+        with self._dispatcher.lock:
+            if job.state.final:
+                return False
+            job.terminated = True
+            if self._not_begun(job):
+                text = f"job {job.id} {job.name} was terminated before it began"
+                self._end_with_error(job, JobState.TERMINATED, Terminated(text))
+            elif job.worker is not None:
+                self._signal(job.worker, job, signum)
+            return True
+
+    def terminate_worker_job(self, pid: int, signum: int) -> bool:
+        """End the job that the worker with this process id runs; False when it runs none."""
+        with self._dispatcher.lock:
+            jobs = [worker.running() for worker in self._crew.workers.values() if worker.pid == pid]
+        return any(job is not None and self.terminate(job, signum) for job in jobs)
+
+    def _not_begun(self, job: Job) -> bool:
+        """Make sure that a job will not begin, if it has not; the caller ends it then."""
+        worker = job.worker
+        if job.state in (JobState.PENDING, JobState.LOST_PENDING) or worker is None:
+            return True
+        recalled = self._dispatcher.recall(worker)
+        self._dispatcher.put_back([other for other in recalled if other is not job])
+        self._dispatcher.refill_idle()
+        return job in recalled
+
+    def _signal(self, worker: WorkerProcess, job: Job, signum: int) -> None:
+        serial = job.serial
+        if worker.state is WorkerState.DEAD or worker.fields[ledger.FINISHED] >= serial:
+            return  # its death is being dealt with, or its result is on its way and wins
+        grace = self._grace if signum != signal.SIGKILL else 0.0
+        if signum == signal.SIGTERM:
+            worker.fields[ledger.TERM_ORDER] = serial
+        self._crew.kill(worker, signum)
+        if grace > 0:
+            self._loop.call_later(grace, lambda: self._kill(worker, job, serial))
+        else:
+            self._expect_death(job)
+
+    def _kill(self, worker: WorkerProcess, job: Job, serial: int) -> None:
+        """The grace is over: it has not heard the signal, or did not listen."""
+        with self._dispatcher.lock:
+            if worker.state is WorkerState.DEAD or worker.jobs.get(serial) is not job:
+                return
+            if worker.fields[ledger.FINISHED] >= serial:
+                return
+            self._crew.kill(worker)
+            self._expect_death(job)

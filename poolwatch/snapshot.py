@@ -1,0 +1,71 @@
+"""Which functions the workers know as the caller knows them.
+
+Workers see the program as it was when the pool was made. A function that has been defined again
+since then exists in them in an older version, and stale code is worse than missing code: such a
+function is sent by value. The same holds for the functions of a module that has been loaded again.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from types import FunctionType, ModuleType
+from typing import Any
+
+from poolwatch.transport import codec
+
+_MAIN = b"__main__"
+
+
+class Snapshot:
+    """What ``__main__`` and the loaded modules were at one moment."""
+
+    def __init__(self) -> None:
+        self._main = {
+            name: weakref.ref(value)
+            for name, value in vars(sys.modules["__main__"]).items()
+            if isinstance(value, (FunctionType, type))
+        }
+        self._specs = {
+            name: getattr(module, "__spec__", None)
+            for name, module in list(sys.modules.items())
+            if isinstance(module, ModuleType)
+        }
+        self._last: object = None  # the function asked about last, known to be up to date
+
+    def encode(self, func: Any, call: tuple[Any, ...]) -> tuple[codec.Payload, bool]:
+        """Pickle a call; the second value tells whether it went by value.
+
+        Args:
+            func: the function that is called.
+            call: what to pickle: the function and its arguments.
+
+        Raises:
+            Exception: whatever pickling raised.
+        """
+        if func is not self._last:
+            if self._is_stale(func):
+                return codec.encode_by_value(call, *codec.modules_of(func)), True
+            self._last = func
+        payload = codec.encode(call)
+        if type(payload) is bytes and _MAIN in payload and self._main_has_changed():
+            # An argument may be of a class that was defined again.
+            return codec.encode_by_value(call, *codec.modules_of(func)), True
+        return payload, False
+
+    def _is_stale(self, func: Any) -> bool:
+        name = getattr(func, "__module__", None)
+        if name is None or not isinstance(name, str):
+            return False
+        if name == "__main__":
+            root = getattr(func, "__qualname__", "").partition(".")[0]
+            known = self._main.get(root)
+            return known is None or known() is not vars(sys.modules["__main__"]).get(root)
+        module = sys.modules.get(name)
+        spec = getattr(module, "__spec__", None)
+        # A module that was loaded later is loaded by the worker itself, as it is at that time.
+        return self._specs.setdefault(name, spec) is not spec
+
+    def _main_has_changed(self) -> bool:
+        main = vars(sys.modules["__main__"])
+        return any(known() is not main.get(name) for name, known in self._main.items())
