@@ -160,7 +160,7 @@ class WorkerInfo:
 
     Attributes:
         name: name of the worker.
-        pid: process id, or None while it is being made.
+        pid: process id.
         phase: booting, idle, receiving, running, sending or leaving.
         job: qualified name of the function that it runs, or None.
         job_id: number of that job, or None.
@@ -170,7 +170,7 @@ class WorkerInfo:
     """
 
     name: str
-    pid: int | None
+    pid: int
     phase: str
     job: str | None
     job_id: int | None
@@ -348,17 +348,17 @@ class Crew:
         """Return what a user may see of the workers; the dispatcher's lock is held."""
         now = self._loop.time()
         return [
-            self._info(worker, now)
+            self._info(worker, worker.pid, now)
             for worker in self.workers.values()
-            if worker.state is not WorkerState.DEAD
+            if worker.pid is not None and worker.state is not WorkerState.DEAD
         ]
 
-    def _info(self, worker: WorkerProcess, now: float) -> WorkerInfo:
+    def _info(self, worker: WorkerProcess, pid: int, now: float) -> WorkerInfo:
         job = worker.running()
         started = worker.fields[ledger.STARTED_AT] / 1e9
         return WorkerInfo(
             name=worker.name,
-            pid=worker.pid,
+            pid=pid,
             phase=worker.phase(),
             job=None if job is None else job.name,
             job_id=None if job is None else job.id,

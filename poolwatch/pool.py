@@ -330,7 +330,7 @@ class Pool:
 
     @property
     def workers(self) -> list[WorkerInfo]:
-        """The workers as they are now, those included that are being made."""
+        """The worker processes as they are now, those included that boot or leave."""
         return self._core.infos()
 
     @property

@@ -180,6 +180,7 @@ class Supervisor:
                 if job is not None and job.chunk is not None:
                     self.hooks.partial(job.chunk, frame)
             case frames.READY:
+                worker.pid = frame.first  # the zygote's report may come later than this
                 self._ready(worker)
             case frames.BOOT_FAILED:
                 worker.boot_failure = frame.payload

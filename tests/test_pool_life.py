@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import sys
 import threading
 import weakref
 from typing import Any
@@ -87,9 +88,8 @@ def test_join_can_be_bounded(make_pool: Any, stage: Stage) -> None:
     assert job.ready()
 
 
-@pytest.mark.every_start_method
-def test_collected_pool_leaves_nothing(start_method: str) -> None:
-    """A pool that is dropped without close() ends its workers and its threads."""
+def drop_a_pool(start_method: str) -> None:
+    """Makes a pool, uses it, drops it, and waits for its processes and threads to end."""
     pool = Pool(2, context=start_method)
     assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
     reference = weakref.ref(pool)
@@ -100,6 +100,22 @@ def test_collected_pool_leaves_nothing(start_method: str) -> None:
         assert reference() is None
         watch.assert_gone()
     eventually(lambda: threading.active_count() < threads)
+
+
+@pytest.mark.every_start_method
+def test_collected_pool_leaves_nothing(start_method: str) -> None:
+    """A pool that is dropped without close() ends its workers, and warns as files do."""
+    with pytest.warns(ResourceWarning, match="unclosed pool"):
+        drop_a_pool(start_method)
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_collected_pool_leaves_nothing_where_warnings_are_errors(
+    start_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warning about a dropped pool does not come in the way of its end."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    drop_a_pool(start_method)
 
 
 def test_results_outlive_their_pool(make_pool: Any) -> None:

@@ -22,7 +22,7 @@ LEAVE = 2  # finish what was sent before this, then exit
 PING = 3  # answer: asked of a worker that has not touched what it was sent
 
 # Worker to parent.
-READY = 10  # booted; the initializer has run
+READY = 10  # booted; the initializer has run; number one: the process id
 BOOT_FAILED = 11  # the initializer raised; the payload tells what
 ACCEPTED = 12  # the job begins: number one is the clock in ns
 RESULT = 13  # payload: pickled value; numbers: wall and CPU time in ns

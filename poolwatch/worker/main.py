@@ -74,7 +74,7 @@ class Worker:
         _reseed()
         if self._initialize():
             self._fields[ledger.PHASE] = ledger.IDLE
-            self._send(frames.READY, b"", 0)
+            self._send(frames.READY, b"", 0, first=self._pid)
             self._cpu = thread_time_ns()
             self._loop()
         self._leave()

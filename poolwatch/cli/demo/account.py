@@ -219,6 +219,11 @@ class Account:
             self.surprises.append(f"{path} was to {fault.value}, but: {describe(error)}")
 
 
+def by_cause(failed: Counter[Cause]) -> Iterator[tuple[Cause, int]]:
+    """Yield the causes that have occurred, always in the same order, each with its pages."""
+    return ((cause, failed[cause]) for cause in Cause if failed[cause])
+
+
 def describe(error: BaseException) -> str:
     """Return an error's class and the first line of its text."""
     lines = str(error).splitlines() or [""]

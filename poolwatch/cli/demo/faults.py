@@ -104,5 +104,5 @@ _DEEDS: dict[Fault, Callable[[], object]] = {
     Fault.KILL: _kill,
     Fault.HANG: _hang,
     Fault.RAISE: _raise,
-    Fault.UNPICKLABLE: lambda: lambda: None,
+    Fault.UNPICKLABLE: threading.Lock,  # a lambda would not do: it can travel by value
 }

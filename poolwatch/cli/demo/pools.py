@@ -105,7 +105,7 @@ class PoolwatchPool(_Reporting):
         self._jobs[result.job_id] = order.path
 
     def workers(self) -> list[WorkerRow]:
-        return [self._row(info) for info in self._pool.workers]
+        return [self._row(info, info.pid) for info in self._pool.workers if info.pid is not None]
 
     def stop(self) -> None:
         self._pool.terminate()
@@ -126,9 +126,9 @@ class PoolwatchPool(_Reporting):
     ) -> None:
         self.stop()
 
-    def _row(self, info: WorkerInfo) -> WorkerRow:
+    def _row(self, info: WorkerInfo, pid: int) -> WorkerRow:
         page = None if info.job_id is None else self._jobs.get(info.job_id)
-        return WorkerRow(info.pid, info.phase, page, info.job_seconds, info.age)
+        return WorkerRow(pid, info.phase, page, info.job_seconds, info.age)
 
     def _worker_started(self, worker: object) -> None:
         self._events.put(WorkerStarted())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
-from poolwatch.cli.demo.account import Account, FaultLine
+from poolwatch.cli.demo.account import Account, FaultLine, by_cause
 from poolwatch.exceptions import WorkerLostError
 
 _MOST_PROBLEMS = 20
@@ -38,7 +38,7 @@ def _page_lines(account: Account) -> Iterator[str]:
     yield f"  {'pages found':<28}{account.found:>6}"
     yield f"  {'parsed':<28}{account.parsed:>6}   ({account.characters:,} characters)"
     yield f"  {'failed':<28}{account.failed.total():>6}"
-    for cause, number in account.failed.most_common():
+    for cause, number in by_cause(account.failed):
         yield f"    {cause.value:<26}{number:>6}"
     if account.unended:
         yield f"  {'never ended':<28}{account.unended:>6}"

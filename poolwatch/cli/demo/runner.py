@@ -8,6 +8,7 @@ has a bound of its own.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import signal
 import sys
@@ -35,7 +36,8 @@ def run_demo(options: DemoOptions) -> int:
     """
     events: Events = queue.SimpleQueue()
     others = _children()
-    with _signals_into(events):
+    level = logging.NOTSET if options.verbose else logging.CRITICAL
+    with _signals_into(events), _log_threshold(level):
         try:
             crawl = _crawl(options, events)
         except SiteError as error:
@@ -78,6 +80,18 @@ def _print_all(lines: Iterable[str]) -> None:
 
 def _children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+@contextlib.contextmanager
+def _log_threshold(level: int) -> Iterator[None]:
+    """Log from ``level`` upwards: the planned losses are in the account, with all that is known."""
+    logger = logging.getLogger("poolwatch")
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager

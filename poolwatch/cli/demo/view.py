@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from poolwatch.cli.demo.account import Cause
+from poolwatch.cli.demo.account import Cause, by_cause
 from poolwatch.cli.demo.records import WorkerRow
 
 _RATE_SECONDS = 5.0
@@ -93,7 +93,7 @@ class PlainView:
 
     def show(self, snapshot: Snapshot) -> None:
         rate = self._rate.update(snapshot.elapsed, snapshot.ended)
-        failed = ", ".join(f"{cause.value} {n}" for cause, n in snapshot.failed.most_common())
+        failed = ", ".join(f"{cause.value} {n}" for cause, n in by_cause(snapshot.failed))
         print(
             f"{snapshot.elapsed:5.1f} s  {snapshot.ended}/{snapshot.found} pages  "
             f"{rate:.1f} pages/s  {len(snapshot.workers)} workers  failed: {failed or 'none'}",
@@ -169,7 +169,7 @@ def _workers_table(workers: list[WorkerRow]) -> Table:
 def _failed_table(failed: Counter[Cause]) -> Table:
     table = Table("cause", title="failed pages", title_justify="left", box=None)
     table.add_column("pages", justify="right")
-    for cause, number in failed.most_common():
+    for cause, number in by_cause(failed):
         table.add_row(cause.value, str(number))
     return table
 
