@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from poolwatch.checks import optional_seconds, seconds
 from poolwatch.policies import FailFast, GracePeriod, LostWorkerPolicy
 
 
@@ -32,51 +33,6 @@ class PoolOptions:
     on_process_down: Callable[..., object] | None = None
     on_timeout_set: Callable[..., object] | None = None
     on_timeout_cancel: Callable[..., object] | None = None
-
-
-def whole(argument: str, value: object, least: int = 1) -> int:
-    """Return a whole number of at least ``least``.
-
-    Raises:
-        TypeError: not a whole number.
-        ValueError: too small.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{argument} must be a whole number, not {value!r}")
-    number: int = value.__index__()
-    if number < least:
-        raise ValueError(f"{argument} must be at least {least}: {number}")
-    return number
-
-
-def seconds(argument: str, value: object, *, positive: bool = True) -> float:
-    """Return a number of seconds.
-
-    Raises:
-        TypeError: not a number.
-        ValueError: negative, not a number, or zero where that makes no sense.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a number of seconds, not {value!r}")
-    if math.isnan(value) or value < 0 or (positive and value == 0):
-        raise ValueError(f"{argument} must be {'positive' if positive else 'at least 0'}: {value}")
-    return float(value)
-
-
-def optional_seconds(argument: str, value: object, *, positive: bool = True) -> float | None:
-    """Return a number of seconds, or None for None; raises as :func:`seconds`."""
-    return None if value is None else seconds(argument, value, positive=positive)
-
-
-def callable_or_none(argument: str, value: Any) -> Any:
-    """Return the value.
-
-    Raises:
-        TypeError: neither callable nor None.
-    """
-    if value is not None and not callable(value):
-        raise TypeError(f"{argument} must be callable, not {value!r}")
-    return value
 
 
 def limits(soft_timeout: object, timeout: object) -> tuple[float | None, float | None]:

@@ -50,7 +50,7 @@ class Delivery:
         while (call := self._queue.get()) is not None:
             try:
                 call()
-            except Exception:
+            except BaseException:
                 # What the user's own code raises is caught where it is called, by name. This is
                 # for a bug of ours: it must not take the deliveries behind it along.
                 logger.exception("a delivery failed")

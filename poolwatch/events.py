@@ -188,7 +188,7 @@ class Bus:
         for listener in self._listeners:
             try:
                 listener(event)
-            except Exception:
+            except BaseException:
                 logger.exception("%s: a listener raised", self.pool)
 
 

@@ -33,7 +33,7 @@ class Hooks:
     def _guarded(self, name: str, hook: Callable[..., object], *args: Any, **kwds: Any) -> None:
         try:
             hook(*args, **kwds)
-        except Exception as error:  # noqa: BLE001  (the user's code; reported)
+        except BaseException as error:  # noqa: BLE001  (the user's code, even exit(); reported)
             self._bus.emit(HookFailed(self._bus.pool, name, error))
 
     def _put(self, name: str, hook: Callable[..., object], *args: Any, **kwds: Any) -> None:

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from poolwatch.checks import seconds
 from poolwatch.exceptions import (
     JobDecodingError,
     MaybeEncodingError,
@@ -148,6 +149,7 @@ class Job:
         chunk: the items of a map that this job runs, or None.
         moves: how often a worker died while it was receiving this job.
         terminated: somebody asked for this job's end on purpose.
+        cancelled: they asked with cancel(), so the end reads so.
         worker_lost: when (monotonic seconds) and with which exit code its worker died, or None.
         limit: the error of a hard limit that has passed, while the worker is being killed.
         ready: the outcome is there for everybody, and callbacks have run.
@@ -162,6 +164,7 @@ class Job:
         "_waiters",
         "attempts",
         "by_value",
+        "cancelled",
         "chunk",
         "id",
         "keepalive",
@@ -199,6 +202,7 @@ class Job:
         self.by_value = False
         self.chunk: Chunk | None = None
         self.terminated = False
+        self.cancelled = False
         self.worker_lost: tuple[float, int | None] | None = None
         self.limit: TimeLimitExceeded | None = None
         self.ready = False
@@ -248,6 +252,8 @@ class Job:
         """Wait until the job is ready, no longer than so many seconds; return whether it is."""
         if self.ready:
             return True
+        if timeout is not None:
+            timeout = seconds("timeout", timeout, negative=True)
         waiter = allocate_lock()
         waiter.acquire()
         with _waiters_lock:

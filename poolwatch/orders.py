@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from poolwatch.crew import Crew, WorkerProcess, WorkerState
 from poolwatch.dispatcher import Dispatcher
-from poolwatch.exceptions import JobCancelled, Terminated
 from poolwatch.job import Job, JobState
 from poolwatch.loop import EventLoop
 from poolwatch.transport import ledger
@@ -27,26 +26,23 @@ class Orders:
         dispatcher: Dispatcher,
         crew: Crew,
         grace: float,
-        end_with_error: Callable[[Job, JobState, BaseException], None],
+        end_on_purpose: Callable[[Job, int | None], None],
         expect_death: Callable[[Job], None],
     ) -> None:
         self._loop = loop
         self._dispatcher = dispatcher
         self._crew = crew
         self._grace = grace
-        self._end_with_error = end_with_error
+        self._end_on_purpose = end_on_purpose
         self._expect_death = expect_death
 
     def cancel(self, job: Job) -> bool:
-        """Take a job back that has not begun; return whether that succeeded."""
+        """End a job, which then reads as cancelled; return False when it has ended already."""
         with self._dispatcher.lock:
             if job.state.final:
                 return job.state is JobState.CANCELLED
-            if self._not_begun(job):
-                text = f"job {job.id} {job.name} was cancelled before it began"
-                self._end_with_error(job, JobState.CANCELLED, JobCancelled(text))
-                return True
-            return False
+            job.cancelled = True
+        return self.terminate(job, signal.SIGTERM)
 
     def terminate(self, job: Job, signum: int) -> bool:
         """End a job; return False when it has ended already."""
@@ -55,8 +51,7 @@ class Orders:
                 return False
             job.terminated = True
             if self._not_begun(job):
-                text = f"job {job.id} {job.name} was terminated before it began"
-                self._end_with_error(job, JobState.TERMINATED, Terminated(text))
+                self._end_on_purpose(job, None)
             elif job.worker is not None:
                 self._signal(job.worker, job, signum)
             return True

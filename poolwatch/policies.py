@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from poolwatch import checks
 from poolwatch.exceptions import OutOfMemory
 from poolwatch.job import Job
 from poolwatch.loss import Postmortem
@@ -83,7 +84,7 @@ class GracePeriod(LostWorkerPolicy):
     """
 
     def __init__(self, seconds: float = 10.0) -> None:
-        self.seconds = _not_negative("seconds", seconds)
+        self.seconds = checks.seconds("seconds", seconds, positive=False)
 
     def on_lost(self, job: Job, postmortem: Postmortem) -> Fail | Retry:
         """See :class:`LostWorkerPolicy`."""
@@ -109,7 +110,9 @@ class RetryLost(LostWorkerPolicy):
         if not isinstance(max_attempts, int) or max_attempts < 1:
             raise ValueError(f"max_attempts must be a whole number of at least 1: {max_attempts!r}")
         self.max_attempts = max_attempts
-        self.backoff = backoff if callable(backoff) else _not_negative("backoff", backoff)
+        self.backoff = (
+            backoff if callable(backoff) else checks.seconds("backoff", backoff, positive=False)
+        )
         self.otherwise = _policy("otherwise", otherwise)
 
     def on_lost(self, job: Job, postmortem: Postmortem) -> Fail | Retry:
@@ -218,14 +221,6 @@ def _policy(argument: str, policy: object) -> LostWorkerPolicy:
     if not isinstance(policy, LostWorkerPolicy):
         raise TypeError(f"{argument} must be a LostWorkerPolicy, not {policy!r}")
     return policy
-
-
-def _not_negative(argument: str, seconds: float) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise TypeError(f"{argument} must be a number of seconds, not {seconds!r}")
-    if not seconds >= 0:
-        raise ValueError(f"{argument} must not be negative: {seconds!r}")
-    return float(seconds)
 
 
 def _call_key(job: Job) -> bytes:

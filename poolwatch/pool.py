@@ -10,7 +10,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, TypeVar
 
-from poolwatch import config
+from poolwatch import checks, config
 from poolwatch.chunks import Chunk
 from poolwatch.config import PoolOptions
 from poolwatch.core import Core
@@ -93,10 +93,10 @@ class Pool:
         on_timeout_cancel: Callable[..., object] | None = None,
         name: str = "poolwatch",
     ) -> None:
-        count = config.usable_cpus() if processes is None else config.whole("processes", processes)
+        count = config.usable_cpus() if processes is None else checks.whole("processes", processes)
         soft, hard = config.limits(soft_timeout, timeout)
         bound = maxtasksperchild
-        check = config.callable_or_none
+        check = checks.callable_or_none
         if not isinstance(name, str) or not name:
             raise TypeError(f"name must be a non-empty string, not {name!r}")
         if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
@@ -104,7 +104,7 @@ class Pool:
         setup = WorkerSetup(
             initializer=check("initializer", initializer),
             initargs=tuple(initargs),
-            maxtasksperchild=None if bound is None else config.whole("maxtasksperchild", bound),
+            maxtasksperchild=None if bound is None else checks.whole("maxtasksperchild", bound),
             on_process_exit=check("on_process_exit", on_process_exit),
         )
         options = PoolOptions(
@@ -117,11 +117,11 @@ class Pool:
             policy=config.pool_policy(lost_worker_policy, lost_worker_timeout),
             max_restarts=None
             if max_restarts is None
-            else config.whole("max_restarts", max_restarts, 0),
-            max_restart_freq=config.seconds("max_restart_freq", max_restart_freq),
-            max_boot_failures=config.whole("max_boot_failures", max_boot_failures),
-            boot_timeout=config.seconds("boot_timeout", boot_timeout),
-            terminate_grace=config.seconds("terminate_grace", terminate_grace, positive=False),
+            else checks.whole("max_restarts", max_restarts, 0),
+            max_restart_freq=checks.seconds("max_restart_freq", max_restart_freq),
+            max_boot_failures=checks.whole("max_boot_failures", max_boot_failures),
+            boot_timeout=checks.seconds("boot_timeout", boot_timeout),
+            terminate_grace=checks.seconds("terminate_grace", terminate_grace, positive=False),
             on_process_up=check("on_process_up", on_process_up),
             on_process_down=check("on_process_down", on_process_down),
             on_timeout_set=check("on_timeout_set", on_timeout_set),
@@ -205,10 +205,10 @@ class Pool:
         ):
             soft, hard = self._limits(soft_timeout, timeout)
             options = JobOptions(
-                callback=config.callable_or_none("callback", callback),
-                error_callback=config.callable_or_none("error_callback", error_callback),
-                accept_callback=config.callable_or_none("accept_callback", accept_callback),
-                timeout_callback=config.callable_or_none("timeout_callback", timeout_callback),
+                callback=checks.callable_or_none("callback", callback),
+                error_callback=checks.callable_or_none("error_callback", error_callback),
+                accept_callback=checks.callable_or_none("accept_callback", accept_callback),
+                timeout_callback=checks.callable_or_none("timeout_callback", timeout_callback),
                 soft_timeout=soft,
                 timeout=hard,
                 policy=config.policy(lost_worker_policy, lost_worker_timeout),
@@ -295,11 +295,11 @@ class Pool:
             size, extra = divmod(len(items), self._core.options.processes * _CHUNKS_PER_WORKER)
             size = max(1, size + bool(extra))
         else:
-            size = config.whole("chunksize", chunksize)
+            size = checks.whole("chunksize", chunksize)
         result: MapResult[T] = MapResult(
             len(items),
-            config.callable_or_none("callback", callback),
-            config.callable_or_none("error_callback", error_callback),
+            checks.callable_or_none("callback", callback),
+            checks.callable_or_none("error_callback", error_callback),
             self._hook_failed,
         )
         for start in range(0, len(items), size):
@@ -364,7 +364,7 @@ class Pool:
             TypeError: not a whole number.
             ValueError: not a signal.
         """
-        config.whole("pid", pid)
+        checks.whole("pid", pid)
         return self._core.supervisor.orders.terminate_worker_job(pid, checked_signal("sig", sig))
 
     # -- the end ---------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ class Pool:
         """
         if not self._core.is_closed:
             raise ValueError("Pool is still running")
-        if not self._core.join(config.optional_seconds("timeout", timeout, positive=False)):
+        if not self._core.join(checks.optional_seconds("timeout", timeout, positive=False)):
             raise TimeoutError(f"the pool is not finished after {timeout:g} s")
         self._finalizer.detach()
 
@@ -423,9 +423,10 @@ def _abandoned(core: Core, name: str) -> None:
     """The pool has been collected without having been closed."""
     if core.foreign:
         return
-    if not core.is_closed:
-        warnings.warn(f"unclosed pool {name}", ResourceWarning, stacklevel=2)
+    left_open = not core.is_closed
     core.terminate()
+    if left_open:
+        warnings.warn(f"unclosed pool {name}", ResourceWarning, stacklevel=2)
 
 
 def _name_of(func: Callable[..., Any]) -> str:
@@ -440,7 +441,7 @@ def checked_signal(argument: str, signum: object) -> int:
         TypeError: not a whole number.
         ValueError: no such signal.
     """
-    number = config.whole(argument, signum)
+    number = checks.whole(argument, signum)
     if number not in signal.valid_signals():
         raise ValueError(f"{argument} must be a signal: {number}")
     return number

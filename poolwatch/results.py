@@ -95,10 +95,13 @@ class ApplyResult(Generic[T]):
         return self._orders.terminate(self._job, signum)
 
     def cancel(self) -> bool:
-        """Take the job back if it has not begun; it ends with ``JobCancelled``.
+        """End the job, running or not; it ends with ``JobCancelled``.
+
+        A job that has not begun is taken back and costs nothing. One that runs is stopped as by
+        :meth:`terminate`.
 
         Returns:
-            False when it runs or has ended.
+            False when the job has ended already, other than by being cancelled.
         """
         return self._orders.cancel(self._job)
 
@@ -159,6 +162,12 @@ class ApplyResult(Generic[T]):
         """The caller's own mark, as in billiard."""
         return self._job.options.correlation_id
 
+    def __eq__(self, other: object) -> bool:
+        return self._job is other._job if isinstance(other, ApplyResult) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._job)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._job.id} {self._job.name} {self.state.name}>"
 
@@ -210,7 +219,7 @@ class MapResult(Generic[T]):
                 self._callback(self._values)
             elif error is not None and self._error_callback is not None:
                 self._error_callback(error)
-        except Exception as problem:  # noqa: BLE001  (the user's code; reported)
+        except BaseException as problem:  # noqa: BLE001  (the user's code, even exit(); reported)
             self._on_failure("callback", problem)
         self._ready.set()
 

@@ -56,13 +56,13 @@ from poolwatch.events import (
     WorkerDown,
     WorkerUp,
 )
-from poolwatch.exceptions import PoolBroken, Terminated, WorkerLostError
+from poolwatch.exceptions import JobCancelled, PoolBroken, Terminated, WorkerLostError
 from poolwatch.hooks import Hooks
 from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome, Usage
 from poolwatch.launch.launcher import Launcher
 from poolwatch.limits import Limits
 from poolwatch.loop import EventLoop
-from poolwatch.loss import Postmortem
+from poolwatch.loss import Postmortem, human_status
 from poolwatch.orders import Orders
 from poolwatch.policies import Fail, FailFast, LostWorkerPolicy, Retry
 from poolwatch.transport import frames, ledger
@@ -99,7 +99,7 @@ class Supervisor:
             self.dispatcher,
             self.crew,
             options.terminate_grace,
-            self.end_with_error,
+            self._set_terminated,
             self._expect_death,
         )
         self.aside: set[Job] = set()  # jobs neither in line nor with a worker
@@ -199,8 +199,7 @@ class Supervisor:
     def _dropped(self, job: Job) -> None:
         """The job was begun and voided at the same moment; it did not run."""
         if job.terminated:
-            text = f"job {job.id} {job.name} was terminated before it began"
-            self.end_with_error(job, JobState.TERMINATED, Terminated(text))
+            self._set_terminated(job, None)
         else:
             self.dispatcher.put_back([job])
             self.dispatcher.refill_idle()
@@ -442,9 +441,20 @@ class Supervisor:
         self.hooks.encode(job, lambda error: self._encoded(job, error))
 
     def _set_terminated(self, job: Job, exitcode: int | None) -> None:
-        job.attempts += 1
-        text = f"job {job.id} {job.name} was terminated"
-        self.end_with_error(job, JobState.TERMINATED, Terminated(text, exitcode=exitcode))
+        """End a job that somebody asked to end (name as in billiard). The lock is held.
+
+        Args:
+            job: the job.
+            exitcode: exit code of its worker; None when the job had not begun.
+        """
+        when = "before it began" if exitcode is None else f"({human_status(exitcode)})"
+        job.attempts += exitcode is not None
+        if job.cancelled:
+            text = f"job {job.id} {job.name} was cancelled {when}"
+            self.end_with_error(job, JobState.CANCELLED, JobCancelled(text))
+        else:
+            text = f"job {job.id} {job.name} was terminated {when}"
+            self.end_with_error(job, JobState.TERMINATED, Terminated(text, exitcode=exitcode))
 
     def on_job_process_down(self, job: Job, pid: int | None) -> None:
         """The process that held a job has ended (name as in billiard)."""
@@ -462,9 +472,7 @@ class Supervisor:
             if job.state.final:
                 return
             if job.terminated:  # somebody asked while the policy thought
-                self.end_with_error(
-                    job, JobState.TERMINATED, Terminated(f"job {job.id} was terminated")
-                )
+                self._set_terminated(job, exitcode)
             elif isinstance(verdict, Retry):
                 self.bus.emit(JobRetried(self.bus.pool, job.id, job.name, verdict.after, record))
                 self._retry(job, verdict.after)
@@ -543,12 +551,11 @@ class Supervisor:
             del worker.jobs[serial]
             self.dispatcher.put_back(self.dispatcher.recall(worker))
             worker.unresponsive = True
-            job.attempts += 1
             if job.limit is not None:
+                job.attempts += 1
                 self.end_with_error(job, JobState.TIMED_OUT, job.limit)
             else:
-                job.attempts -= 1
-                self._set_terminated(job, None)
+                self._set_terminated(job, _KILLED)
 
     def _gone(
         self, worker: WorkerProcess, record: Postmortem, was_booting: bool, expected: bool

@@ -236,13 +236,13 @@ def test_on_timeout_set_is_told_the_limits(make_pool: Any) -> None:
     cancelled = threading.Event()
     pool = make_pool(
         1,
-        on_timeout_set=lambda result, soft, hard: told.append((result, soft, hard)),
-        on_timeout_cancel=lambda result: (told.append((result,)), cancelled.set()),
+        on_timeout_set=lambda result, soft, hard: told.append((result.job_id, soft, hard)),
+        on_timeout_cancel=lambda result: (told.append((result.job_id,)), cancelled.set()),
     )
     job = pool.apply_async(work.square, (3,), soft_timeout=20, timeout=30)
     assert job.get(DEADLINE) == 9
     assert cancelled.wait(DEADLINE)
-    assert told == [(job, 20, 30), (job,)]
+    assert told == [(job.job_id, 20, 30), (job.job_id,)]
 
 
 def test_limits_are_kept_by_the_clock(make_pool: Any, stage: Stage) -> None:

@@ -8,11 +8,25 @@ zygote itself is killed.
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections import deque
+from typing import NamedTuple
+
 from poolwatch.launch import control
 from poolwatch.launch.control import Channel, Message
-from poolwatch.launch.guardians import fork_zygote
+from poolwatch.launch.guardians import Child, fork_zygote
 from poolwatch.launch.launcher import Launcher, Zygote
 from poolwatch.worker.main import WorkerSetup
+
+
+class _Forked(NamedTuple):
+    """What a forking thread has to report."""
+
+    token: int
+    channel: Channel
+    child: Child | None
+    errno: int
 
 
 class ForkLauncher(Launcher):
@@ -22,9 +36,17 @@ class ForkLauncher(Launcher):
         super().__init__()
         self._setup = setup
         self._alive: list[Zygote] = []
+        self._forkers: set[threading.Thread] = set()
+        self._forked: deque[_Forked] = deque()
 
     def wait(self, seconds: float) -> bool:
         """Wait for the zygotes' end and close everything; see the base class."""
+        for forker in list(self._forkers):
+            forker.join(seconds)
+        for forked in self._forked:
+            if forked.child is not None:  # it was forked while we ended
+                self._alive.append(Zygote(forked.channel, child=forked.child))
+            forked.channel.close()
         done = True
         for zygote in self._alive:
             child = zygote.child
@@ -53,22 +75,42 @@ class ForkLauncher(Launcher):
         return self._alive
 
     def _order(self, order: control.StartWorker, fds: list[int]) -> None:
+        """Fork on a thread of its own.
+
+        Python runs hooks before a fork, which take locks (that of ``logging``, for one). While
+        somebody holds such a lock no worker can be made, but deaths and limits must not wait.
+        """
         channel, sock = Channel.pair()
+        channel.send(order, fds)
+        forker = threading.Thread(
+            target=self._fork, args=(order.token, channel, sock), name="fork", daemon=True
+        )
+        self._forkers.add(forker)
+        forker.start()
+
+    def _fork(self, token: int, channel: Channel, sock: socket.socket) -> None:
+        child, errno = None, 0
         try:
             child = fork_zygote(self._setup, sock, [channel.fileno()])
         except OSError as error:
-            channel.close()
             errno = error.errno or 0
-            token = order.token
-            # Not from inside the caller, which has not yet noted that it asked.
-            self._watcher.call_later(0, lambda: self._reports.worker_not_started(token, errno))
-            return
         finally:
             sock.close()
-        zygote = Zygote(channel, child=child, pid=child.pid, tokens={order.token})
-        self._alive.append(zygote)
-        self._watch_zygote(zygote)
-        zygote.send(order, fds)
+        self._forked.append(_Forked(token, channel, child, errno))
+        self._forkers.discard(threading.current_thread())
+        if not self._stopping:
+            self._watcher.call_later(0, self._take_forked)
+
+    def _take_forked(self) -> None:
+        while self._forked:
+            token, channel, child, errno = self._forked.popleft()
+            if child is None:
+                channel.close()
+                self._reports.worker_not_started(token, errno)
+                continue
+            zygote = Zygote(channel, child=child, pid=child.pid, tokens={token})
+            self._alive.append(zygote)
+            self._watch_zygote(zygote)
 
     def _on_message(self, zygote: Zygote, message: Message, fds: list[int]) -> None:
         super()._on_message(zygote, message, fds)

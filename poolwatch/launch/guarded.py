@@ -37,6 +37,7 @@ class GuardedLauncher(Launcher):
         self._zygote: Zygote | None = None
         self._waiting: list[tuple[control.StartWorker, list[int]]] = []  # until there is a zygote
         self._pause = _FIRST_PAUSE
+        self._adoption_failed = False
         self._make_guardian()
 
     def attach(self, reports: Reports, watcher: Watcher) -> None:
@@ -132,6 +133,9 @@ class GuardedLauncher(Launcher):
                     self._name_zygote(pid, fds)
                 case control.HelperStarted(pid, True):
                     self._adopt_zygote(pid, fds)
+                case control.ZygoteExited() if self._adoption_failed:
+                    self._adoption_failed = False
+                    self._try_again("too many open files to take on a zygote")
                 case control.ZygoteExited():
                     self._ask_for_zygote()
                 case control.StartFailed(_, errno):
@@ -151,6 +155,11 @@ class GuardedLauncher(Launcher):
         self._zygote.pidfd = fds[0] if fds else None
 
     def _adopt_zygote(self, pid: int, fds: list[int]) -> None:
+        if not fds:
+            # Our descriptor table is full. The zygote sees the end of its channel and leaves, and
+            # the next one is not asked for at once.
+            self._adoption_failed = True
+            return
         pidfd = fds[1] if len(fds) > 1 else None
         self._zygote = Zygote(_channel_of(fds[0]), pid=pid, pidfd=pidfd)
         self._watch_zygote(self._zygote)
@@ -166,11 +175,14 @@ class GuardedLauncher(Launcher):
 
     def _on_message(self, zygote: Zygote, message: Message, fds: list[int]) -> None:
         match message:
-            case control.HelperStarted():
+            case control.HelperStarted() if fds:
                 for fd in fds[1:]:
                     os.close(fd)
                 self._guard_channel = _channel_of(fds[0])
                 self._watcher.watch(self._guard_channel, self._on_guardian)
+            case control.HelperStarted():
+                # Our descriptor table is full; the guardian sees the end of its channel and leaves.
+                self._reports.launcher_trouble("too many open files to take on a guardian")
             case control.StartFailed(0, errno):
                 # Without a guardian for now. Should the zygote die, all is made anew.
                 self._reports.launcher_trouble(

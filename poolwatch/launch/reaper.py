@@ -11,15 +11,17 @@ import os
 import select
 import signal
 from abc import ABC, abstractmethod
-from pathlib import Path
 from time import monotonic
 from typing import NoReturn
+
+import psutil
 
 from poolwatch.launch.control import Channel, Message
 from poolwatch.transport import kernel
 
 _SWEEP_SECONDS = 0.5  # a process in an uninterruptible wait must not hold up the next report
 _SWEEP_ROUNDS = 1000
+_CHILDREN_BYTES = 1 << 20
 _IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE")
 
 
@@ -34,6 +36,9 @@ class Reaper(ABC):
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._owner_pidfd = kernel.open_pidfd(owner_pid)
+        self._children_fd = self._open_children()
+        # Where there is epoll: poll fails when it is given more than RLIMIT_NOFILE descriptors.
+        self._poller = select.epoll() if hasattr(select, "epoll") else select.poll()
 
     @abstractmethod
     def handle(self, message: Message, fds: list[int]) -> None:
@@ -47,14 +52,14 @@ class Reaper(ABC):
         """Run until told to shut down or until the parent is gone."""
         self._take_over_signals()
         kernel.become_subreaper()
-        poll = select.poll()
-        poll.register(self.channel, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
+        sources = [self.channel.fileno(), self._wake_read]
         if self._owner_pidfd is not None:
-            poll.register(self._owner_pidfd, select.POLLIN)
+            sources.append(self._owner_pidfd)
+        for fd in sources:
+            self._poller.register(fd, select.POLLIN)
         self._reap()  # an exit before the handler was installed would never be told
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in self._poller.poll()}
             if self._owner_pidfd in ready:
                 self.shut_down()
             if self._wake_read in ready:
@@ -65,6 +70,23 @@ class Reaper(ABC):
                 if received is None:
                     self.shut_down()
                 self.handle(*received)
+
+    def children(self) -> list[int]:
+        """Return the pids of this (single-threaded) process's children, zombies included."""
+        if self._children_fd is None:
+            return [child.pid for child in psutil.Process().children()]
+        return [int(pid) for pid in os.pread(self._children_fd, _CHILDREN_BYTES, 0).split()]
+
+    def _open_children(self) -> int | None:
+        """Open the kernel's list of our children; None where there is no such file.
+
+        Kept open: a sweep must not fail when there are no descriptors left.
+        """
+        pid = os.getpid()
+        try:
+            return os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
 
     def _take_over_signals(self) -> None:
         """A signal to the process group must not take the pool's reaper."""
@@ -103,7 +125,7 @@ class Reaper(ABC):
         """
         deadline = monotonic() + _SWEEP_SECONDS
         for _ in range(_SWEEP_ROUNDS):
-            doomed = [pid for pid in children_of_self() if pid not in self.spared]
+            doomed = [pid for pid in self.children() if pid not in self.spared]
             if not doomed or monotonic() > deadline:
                 return
             for pid in doomed:
@@ -117,8 +139,11 @@ class Reaper(ABC):
         self.channel.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
-        if self._owner_pidfd is not None:
-            os.close(self._owner_pidfd)
+        for fd in (self._owner_pidfd, self._children_fd):
+            if fd is not None:
+                os.close(fd)
+        if isinstance(self._poller, select.epoll):
+            self._poller.close()
 
     def shut_down(self) -> NoReturn:
         """Kill everything that is left, reap it, exit."""
@@ -126,19 +151,6 @@ class Reaper(ABC):
         self.spared.clear()
         self.sweep()
         os._exit(0)
-
-
-def children_of_self() -> list[int]:
-    """Return the pids of this (single-threaded) process's children, zombies included."""
-    pid = os.getpid()
-    try:
-        return [
-            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ]
-    except OSError:
-        import psutil  # slower; for kernels without that file, and other systems
-
-        return [child.pid for child in psutil.Process(pid).children()]
 
 
 def wait_for_exit(pid: int, seconds: float) -> None:

@@ -5,6 +5,7 @@ Both are forks of the same moment: the pool's snapshot. They do nothing between 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -14,12 +15,13 @@ from typing import NoReturn
 
 from poolwatch.launch import control
 from poolwatch.launch.control import Channel, Message
-from poolwatch.launch.reaper import Reaper, children_of_self, wait_for_exit
+from poolwatch.launch.reaper import Reaper, wait_for_exit
 from poolwatch.transport import kernel
 from poolwatch.worker.main import WorkerEnds, WorkerSetup
 from poolwatch.worker.process import become_worker
 
 _ZYGOTE_SECONDS = 1.0  # how long the guardian waits for the zygote's own cleaning up
+_WORKER_FDS = 4
 _RSS_UNIT = 1024 if kernel.LINUX else 1  # ru_maxrss is in KiB on Linux and in bytes on macOS
 
 Exec = Callable[[WorkerEnds, str], NoReturn]
@@ -69,9 +71,10 @@ class Zygote(Reaper):
                 self.shut_down()
 
     def _start_worker(self, order: control.StartWorker, fds: list[int]) -> None:
-        sock_fd, ledger_fd, crash_fd, stack_fd = fds
         parent_pid = os.getpid()
         try:
+            if len(fds) != _WORKER_FDS:
+                raise OSError(errno.EMFILE, "the worker's descriptors did not fit our table")
             pid = os.fork()
         except OSError as error:
             for fd in fds:
@@ -79,6 +82,7 @@ class Zygote(Reaper):
             self.channel.send(control.StartFailed(order.token, error.errno or 0))
             return
         if pid == 0:
+            sock_fd, ledger_fd, crash_fd, stack_fd = fds
             self.close_descriptors()
             ends = WorkerEnds(socket.socket(fileno=sock_fd), ledger_fd, crash_fd, stack_fd)
             if self._nursery.exec_worker is not None:
@@ -117,7 +121,7 @@ class Zygote(Reaper):
 
         Should the parent find that a job was running after all (``os._exit(0)``), it says so.
         """
-        orphans = {pid for pid in children_of_self() if pid not in self.spared}
+        orphans = {pid for pid in self.children() if pid not in self.spared}
         if orphans:
             self._left[token] = orphans
             self.spared |= orphans
@@ -186,9 +190,9 @@ def fork_helper(
         The new process's pid, or None when fork failed (the parent has been told).
     """
     ours = None
-    if sock is None:
-        ours, sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        if sock is None:
+            ours, sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
     except OSError as error:
         maker.channel.send(control.StartFailed(0, error.errno or 0))
@@ -208,7 +212,8 @@ def fork_helper(
             os.close(pidfd)
         return pid
     finally:
-        sock.close()
+        if sock is not None:
+            sock.close()
         if ours is not None:
             ours.close()
 

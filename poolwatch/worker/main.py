@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from signal import SIGTERM
 from time import monotonic_ns, thread_time_ns
 from typing import Any
 
@@ -133,8 +134,6 @@ class Worker:
         kind, payload = self._outcome(frame)
         if os.getpid() != self._pid:
             os._exit(0)  # the job forked, and its child has come back here: not our process
-        if self._orders.terminating:
-            die_of(15)
         _flush_stdout()
         cpu, self._cpu = self._cpu, thread_time_ns()
         fields[ledger.PHASE] = ledger.SENDING
@@ -159,6 +158,8 @@ class Worker:
         try:
             value = self._call(func, args, kwds, frame.serial)
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
+            if self._orders.terminating and isinstance(error, SystemExit):
+                die_of(SIGTERM)  # a job that swallowed it has lived on, and its result counts
             error.__traceback__ = _without_own_frames(error)
             return frames.FAILURE, codec.encode_failure(error)
         if value is None:

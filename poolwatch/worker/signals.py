@@ -48,6 +48,7 @@ class Orders:
 
     def begin(self, serial: int) -> None:
         """The job's own code runs from here on; an order may have come before that."""
+        self.terminating = False
         self.serial = serial
         fields = self._fields
         if fields[ledger.TERM_ORDER] == serial:

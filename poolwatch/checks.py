@@ -1,0 +1,61 @@
+"""Checks of single arguments; the error names the argument."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def whole(argument: str, value: object, least: int = 1) -> int:
+    """Return a whole number of at least ``least``.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: too small.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{argument} must be a whole number, not {value!r}")
+    number: int = value.__index__()
+    if number < least:
+        raise ValueError(f"{argument} must be at least {least}: {number}")
+    return number
+
+
+def seconds(
+    argument: str, value: object, *, positive: bool = True, negative: bool = False
+) -> float:
+    """Return a number of seconds.
+
+    Args:
+        argument: its name, for the error.
+        value: what was given.
+        positive: zero is refused too.
+        negative: negative seconds stand for zero (as where multiprocessing waits).
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not a number of the right size.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a number of seconds, not {value!r}")
+    if negative and value < 0:
+        return 0.0
+    if math.isnan(value) or value < 0 or (positive and not negative and value == 0):
+        raise ValueError(f"{argument} must be {'positive' if positive else 'at least 0'}: {value}")
+    return float(value)
+
+
+def optional_seconds(argument: str, value: object, *, positive: bool = True) -> float | None:
+    """Return a number of seconds, or None for None; raises as :func:`seconds`."""
+    return None if value is None else seconds(argument, value, positive=positive)
+
+
+def callable_or_none(argument: str, value: Any) -> Any:
+    """Return the value.
+
+    Raises:
+        TypeError: neither callable nor None.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{argument} must be callable, not {value!r}")
+    return value
