@@ -1,0 +1,1 @@
+"""Measurements of poolwatch; each module runs by itself: ``python -m benchmarks.recovery``."""

@@ -1,0 +1,337 @@
+"""A pool without processes: the real supervisor with a fake clock, launcher, streams and workers.
+
+The fake workers follow the protocol of ``poolwatch.worker`` in single steps, so that a schedule can
+put anything between any two of them: a recall between the two looks at VOID, a death between the
+store of STARTED and the result, a limit while the result is on its way.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from poolwatch.config import PoolOptions
+from poolwatch.crew import WorkerProcess
+from poolwatch.job import NO_OPTIONS, Job, JobOptions
+from poolwatch.policies import FailFast
+from poolwatch.supervisor import Supervisor
+from poolwatch.timers import Timer, TimerHeap
+from poolwatch.transport import codec, frames, ledger
+from poolwatch.transport.frames import Frame
+
+NULL = os.open(os.devnull, os.O_RDONLY)
+
+
+class FakeLoop:
+    """A loop whose clock stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers = TimerHeap()
+        self.soon: deque[Callable[[], object]] = deque()
+
+    def time(self) -> float:
+        return self.now
+
+    def watch(self, source: object, on_readable: object) -> None:
+        pass
+
+    def watch_writable(self, source: object, on_writable: object) -> None:
+        pass
+
+    def unwatch(self, source: object) -> None:
+        pass
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        return self.timers.add(when, callback)
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        return self.call_at(self.now + seconds, callback)
+
+    def cancel(self, timer: Timer) -> None:
+        timer.cancel()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self.soon.append(callback)
+
+    def settle(self) -> None:
+        """Run what is due now."""
+        for callback in self.timers.take_due(self.now):
+            callback()
+        while self.soon:
+            self.soon.popleft()()
+
+
+class FakeDelivery:
+    """A delivery thread that runs when it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Callable[[], object]] = deque()
+
+    def put(self, call: Callable[[], object]) -> None:
+        self.waiting.append(call)
+
+    def run(self) -> None:
+        while self.waiting:
+            self.waiting.popleft()()
+
+
+class FakeStream:
+    """Both directions of one worker's stream."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.inbox: deque[Frame] = deque()
+        self.outbox: list[Frame] = []
+
+    def send(self, data: bytes, bulk: object = None) -> bool:
+        position = 0
+        while position < len(data):
+            length, kind, flags, _, _, serial, first, second = frames.HEADER.unpack_from(
+                data, position
+            )
+            start = position + frames.HEADER.size
+            position = start + length
+            self.inbox.append(Frame(kind, flags, serial, first, second, data[start:position], None))
+        return True
+
+    def read(self) -> list[Frame]:
+        if not self.outbox:
+            raise BlockingIOError
+        batch, self.outbox = self.outbox, []
+        return batch
+
+
+class FakeRow:
+    """A row of the ledger in ordinary memory."""
+
+    def __init__(self) -> None:
+        self.fields = memoryview(bytearray(ledger.ROW_BYTES)).cast("Q")
+
+
+@dataclass
+class FakeHands:
+    """The parent's ends of a fake worker."""
+
+    stream: FakeStream = field(default_factory=FakeStream)
+    row: FakeRow = field(default_factory=FakeRow)
+    crash_fd: int = NULL
+    stack_fd: int = NULL
+
+    def close(self) -> None:
+        pass
+
+
+class FakeWorker:
+    """Follows the worker's protocol, one step at a time.
+
+    Attributes:
+        ran: ids of the jobs whose code it has begun, in order.
+    """
+
+    def __init__(self, token: int, hands: FakeHands, world: World) -> None:
+        self.token = token
+        self.pid = 10_000 + token
+        self.stream = hands.stream
+        self.fields = hands.row.fields
+        self.world = world
+        self.alive = True
+        self.booted = False
+        self.frame: Frame | None = None  # the job at hand
+        self.stage = "idle"
+        self.ran: list[int] = []
+
+    def step(self) -> None:
+        """Do the next thing."""
+        if not self.alive:
+            return
+        if not self.booted:
+            self.booted = True
+            self.fields[ledger.PHASE] = ledger.IDLE
+            self._write(frames.READY, 0, first=self.pid)
+        else:
+            getattr(self, f"_{self.stage}")()
+
+    def _idle(self) -> None:
+        if not self.stream.inbox:
+            return
+        frame = self.stream.inbox.popleft()
+        if frame.kind == frames.JOB:
+            if frame.serial > self.fields[ledger.VOID]:
+                self.frame, self.stage = frame, "taking"
+        elif frame.kind == frames.PING:
+            self._write(frames.PONG, frame.serial)
+        elif frame.kind == frames.LEAVE:
+            self._write(frames.LEAVING, 0)
+            self.die(0)
+
+    def _taking(self) -> None:
+        assert self.frame is not None
+        self.fields[ledger.STARTED_AT] = int(self.world.loop.now * 1e9)
+        self.fields[ledger.PHASE] = ledger.RUNNING
+        self.fields[ledger.STARTED] = self.frame.serial
+        self.stage = "looking"
+        self.world.taken.add(codec.decode(self.frame.payload, None, False)[1][0])
+
+    def _looking(self) -> None:
+        assert self.frame is not None
+        if self.frame.serial <= self.fields[ledger.VOID]:
+            self._write(frames.DROPPED, self.frame.serial)
+            self.stage, self.frame = "idle", None
+            return
+        job_id = codec.decode(self.frame.payload, None, False)[1][0]
+        self.ran.append(job_id)
+        self.world.started.setdefault(job_id, []).append(self.token)
+        self.stage = "running"
+
+    def _running(self) -> None:
+        self.fields[ledger.PHASE] = ledger.SENDING
+        self.stage = "sending"
+
+    def _sending(self) -> None:
+        assert self.frame is not None
+        wall = int(self.world.loop.now * 1e9) - self.fields[ledger.STARTED_AT]
+        self._write(frames.RESULT, self.frame.serial, first=wall, payload=self.frame.payload)
+        self.world.written.add(self.ran[-1])
+        self.fields[ledger.FINISHED] = self.frame.serial
+        self.fields[ledger.PHASE] = ledger.IDLE
+        self.stage, self.frame = "idle", None
+
+    def _write(self, kind: int, serial: int, *, first: int = 0, payload: bytes = b"") -> None:
+        self.stream.outbox.append(Frame(kind, 0, serial, first, 0, payload, None))
+
+    def signal(self, signum: int, swallow: bool) -> None:
+        """Take a signal of the pool: SIGTERM may be swallowed, and acts on its own job only."""
+        if signum == signal.SIGKILL:
+            self.die(-9)
+        elif signum == signal.SIGTERM and self.stage == "running" and self.frame is not None:
+            if self.fields[ledger.TERM_ORDER] == self.frame.serial and not swallow:
+                self.die(-15)
+
+    def die(self, exitcode: int) -> None:
+        """End; what was written stays in the stream, and the zygote reports the exit."""
+        if self.alive:
+            self.alive = False
+            self.world.exits.append((self.token, exitcode))
+
+
+class FakeLauncher:
+    """Makes fake workers when the schedule says so."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.asked: list[tuple[int, FakeHands]] = []
+
+    def launch(self, token: int, name: str) -> Any:
+        hands = FakeHands()
+        self.asked.append((token, hands))
+        return hands
+
+    def signal(self, token: int, signum: int) -> None:
+        self.world.signals.append((token, signum))
+
+    def sweep(self, token: int) -> None:
+        pass
+
+    def replace_zygote(self, token: int) -> None:
+        pass
+
+
+class World:
+    """One pool with everything fake around its supervisor."""
+
+    def __init__(self, workers: int, **options: Any) -> None:
+        self.loop = FakeLoop()
+        self.delivery = FakeDelivery()
+        self.launcher = FakeLauncher(self)
+        self.workers: dict[int, FakeWorker] = {}
+        self.exits: deque[tuple[int, int]] = deque()
+        self.signals: deque[tuple[int, int]] = deque()
+        self.started: dict[int, list[int]] = {}  # job id -> workers that ran its code
+        self.written: set[int] = set()  # ids of the jobs whose result is in a stream
+        self.taken: set[int] = set()  # ids of the jobs that some row has called begun
+        self.jobs: list[Job] = []
+        self.broken: list[BaseException] = []
+        options.setdefault("policy", FailFast())
+        self.supervisor = Supervisor(
+            PoolOptions(processes=workers, start_method="zygote", **options),
+            self.loop,
+            self.launcher,  # type: ignore[arg-type]
+            self.delivery,  # type: ignore[arg-type]
+            lambda error, cause: self.broken.append(error),
+            lambda: None,
+        )
+        self.supervisor.crew.maintain()
+
+    # -- what a schedule may do -------------------------------------------------------------------
+
+    def submit(self, options: JobOptions = NO_OPTIONS) -> Job:
+        """Put a job in."""
+        number = len(self.jobs) + 1
+        payload = codec.encode((str, (number,), {}))
+        job = Job(number, f"job{number}", payload, options, None)
+        self.jobs.append(job)
+        with self.supervisor.dispatcher.lock:
+            self.supervisor.dispatcher.submit(job)
+        return job
+
+    def make_worker(self) -> None:
+        """The zygote carries out the oldest order."""
+        if self.launcher.asked:
+            token, hands = self.launcher.asked.pop(0)
+            self.workers[token] = FakeWorker(token, hands, self)
+            self.supervisor.worker_started(token, self.workers[token].pid, None)
+
+    def refuse_worker(self) -> None:
+        """The kernel has no process for the oldest order."""
+        if self.launcher.asked:
+            self.supervisor.worker_not_started(self.launcher.asked.pop(0)[0], 11)
+
+    def record(self, worker: FakeWorker) -> WorkerProcess | None:
+        """Return the supervisor's record of a worker, None when it is buried."""
+        return self.supervisor.crew.workers.get(worker.token)
+
+    def read(self, worker: FakeWorker) -> None:
+        """The supervisor reads a worker's stream."""
+        record = self.record(worker)
+        if record is not None:
+            self.supervisor.on_readable(record)
+
+    def report_exit(self) -> None:
+        """The oldest exit report reaches the supervisor."""
+        if self.exits:
+            token, exitcode = self.exits.popleft()
+            self.supervisor.worker_exited(token, exitcode, 0)
+            self.supervisor._join_exited_workers()
+
+    def deliver_signal(self, swallow: bool = False) -> None:
+        """The oldest signal of the pool reaches its worker."""
+        if self.signals:
+            token, signum = self.signals.popleft()
+            self.workers[token].signal(signum, swallow)
+
+    def pass_time(self, seconds: float) -> None:
+        """Move the clock."""
+        self.loop.now += seconds
+        self.loop.settle()
+
+    # -- the end of a schedule ----------------------------------------------------------------------
+
+    def run_out(self, rounds: int = 3000) -> None:
+        """Let everybody do their work until nothing is unfinished."""
+        for _ in range(rounds):
+            if not self.supervisor.dispatcher.unfinished:
+                break
+            self.pass_time(0.05)
+            self.make_worker()
+            self.deliver_signal()
+            self.report_exit()
+            for worker in list(self.workers.values()):
+                worker.step()
+                self.read(worker)
+            self.delivery.run()
+        self.delivery.run()
