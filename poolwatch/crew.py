@@ -205,6 +205,7 @@ class Crew:
         self._replaced: deque[float] = deque()  # times of the replacements of the last second
         self._deaths: deque[float] = deque()  # times of the deaths at work, with max_restarts
         self._started = 0
+        self._told_of_pacing = float("-inf")
         self._pause = _FIRST_PAUSE
         self._waiting: Timer | None = None  # no worker is made before it fires
 
@@ -213,7 +214,7 @@ class Crew:
         while self.hiring and self._waiting is None and self._present() < self.target:
             pause = self._pause_before_next()
             if pause > 0:
-                self._wait(pause, f"deaths come fast: the next replacement in {pause:.2f} s")
+                self._pace(pause)
                 return
             self._hire()
 
@@ -228,8 +229,16 @@ class Crew:
             self._replaced.popleft()
         return 0.0 if len(self._replaced) < _PACE else self._replaced[0] + 1.0 - now
 
-    def _wait(self, pause: float, trouble: str) -> None:
-        self._bus.emit(Trouble(self._bus.pool, trouble))
+    def _pace(self, pause: float) -> None:
+        """Hold the next replacement back; say so once a second, not each time."""
+        now = self._loop.time()
+        if now - self._told_of_pacing >= 1.0:
+            self._told_of_pacing = now
+            text = f"more than {_PACE} deaths within a second: replacements are paced"
+            self._bus.emit(Trouble(self._bus.pool, text))
+        self._wait(pause)
+
+    def _wait(self, pause: float) -> None:
         self._waiting = self._loop.call_later(pause, self._go_on)
 
     def _go_on(self) -> None:
@@ -254,7 +263,8 @@ class Crew:
         )
 
     def _hire_later(self, trouble: str) -> None:
-        self._wait(self._pause, trouble)
+        self._bus.emit(Trouble(self._bus.pool, trouble))
+        self._wait(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     # -- reports ---------------------------------------------------------------------------------

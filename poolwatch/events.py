@@ -41,6 +41,15 @@ class JobMoved(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobProcessDown(Event):
+    """The process that held a job has ended; what that means for the job comes next."""
+
+    job_id: int
+    job: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobLost(Event):
     """A worker died while it ran a job, and the job has ended for it."""
 

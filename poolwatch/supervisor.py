@@ -51,6 +51,7 @@ from poolwatch.events import (
     Bus,
     HookFailed,
     JobLost,
+    JobProcessDown,
     JobRetried,
     Trouble,
     WorkerDown,
@@ -457,8 +458,8 @@ class Supervisor:
             self.end_with_error(job, JobState.TERMINATED, Terminated(text, exitcode=exitcode))
 
     def on_job_process_down(self, job: Job, pid: int | None) -> None:
-        """The process that held a job has ended (name as in billiard)."""
-        # Listeners hear of it by the job's next move and by WorkerDown; a subclass may do more.
+        """Tell listeners that the process which held a job has ended (name as in billiard)."""
+        self.bus.emit(JobProcessDown(self.bus.pool, job.id, job.name, pid))
 
     def on_job_process_lost(self, job: Job, pid: int | None, exitcode: int | None) -> None:
         """A job's process died under it: stamp the job, ask the policy (name as in billiard)."""
