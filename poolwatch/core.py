@@ -129,7 +129,7 @@ class Core:
         job = Job(next(self._job_numbers), name, None, options, None)
         with self.dispatcher.lock:
             self.dispatcher.unfinished += 1
-            self.supervisor.end_with_error(job, JobState.FAILED, error)
+            self.supervisor.endings.with_error(job, JobState.FAILED, error)
         return job
 
     def handle_of(self, job: Job) -> ApplyResult[Any]:
@@ -206,7 +206,7 @@ class Core:
             if not self._dismissed:
                 self._dismissed = True
                 for worker in crew.workers.values():
-                    self.supervisor.dismiss(worker)
+                    crew.dismiss(worker)
             if not crew.workers:
                 self._running = False
 
@@ -219,7 +219,7 @@ class Core:
         self._call_soon(self._terminate)
 
     def _terminate(self) -> None:
-        self.supervisor.drain_all()
+        self.supervisor.intake.drain_all()
         self._end_all(Terminated("the pool was terminated"), JobState.TERMINATED)
         self._running = False
 
@@ -237,7 +237,7 @@ class Core:
             self._loop.call_soon(lambda: self._broken(error))
 
     def _broken(self, error: PoolBroken) -> None:
-        self.supervisor.drain_all()
+        self.supervisor.intake.drain_all()
         self._end_all(error)
         self._running = False
 
@@ -250,18 +250,18 @@ class Core:
             if isinstance(error, PoolBroken):
                 self._refusal = error
             self._closed = True
-            jobs = [*dispatcher.backlog, *supervisor.aside]
+            jobs = [*dispatcher.backlog, *supervisor.aside.jobs]
             for worker in supervisor.crew.workers.values():
                 jobs.extend(worker.jobs.values())
             dispatcher.backlog.clear()
-            supervisor.aside.clear()
+            supervisor.aside.jobs.clear()
             for job in jobs:
                 if job.state.final:
                     continue
                 job.terminated = job.terminated or state is JobState.TERMINATED
                 own = type(error)(*error.args)
                 own.__cause__ = error.__cause__
-                supervisor.end_with_error(job, state, own)
+                supervisor.endings.with_error(job, state, own)
                 # Whoever waits must not wait for a callback that blocks.
                 job.set_ready()
                 if job.chunk is not None:

@@ -21,7 +21,7 @@ from poolwatch.exceptions import BootError, PoolBroken, RestartFreqExceeded, Wor
 from poolwatch.launch.launcher import Launcher, WorkerHands
 from poolwatch.loop import EventLoop
 from poolwatch.loss import Postmortem
-from poolwatch.transport import codec, ledger
+from poolwatch.transport import codec, frames, ledger
 from poolwatch.transport.streams import Stream
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from poolwatch.timers import Timer
 
 _PACE = 100  # replacements a second; more deaths than that are a storm, not work
+_LEAVE_SECONDS = 5.0  # a worker that was told to leave is killed after that
 _FIRST_PAUSE = 0.02  # seconds until the next attempt when no process can be made; doubled each time
 _LONGEST_PAUSE = 1.0
 
@@ -301,6 +302,16 @@ class Crew:
         """Send a signal to a worker by whatever way there is."""
         if not worker.send_signal(signum) and worker.pidfd is None:
             self._launcher.signal(worker.token, signum)
+
+    def dismiss(self, worker: WorkerProcess) -> None:
+        """Tell a worker to leave when it has done what it holds. The dispatcher's lock is held."""
+        worker.stream.send(frames.pack(frames.LEAVE, b"", 0))
+        self.expect_leave(worker)
+
+    def expect_leave(self, worker: WorkerProcess) -> None:
+        """Kill a worker that does not go; a thread that its jobs left behind may hold it."""
+        if worker.leave_timer is None:
+            worker.leave_timer = self._loop.call_later(_LEAVE_SECONDS, lambda: self.kill(worker))
 
     def forget(self, worker: WorkerProcess) -> None:
         """A worker is gone: close what we had of it."""

@@ -299,7 +299,7 @@ class World:
         """The supervisor reads a worker's stream."""
         record = self.record(worker)
         if record is not None:
-            self.supervisor.on_readable(record)
+            self.supervisor.intake.on_readable(record)
 
     def report_exit(self) -> None:
         """The oldest exit report reaches the supervisor."""

@@ -111,7 +111,7 @@ class Schedule:
     def check_books(self) -> None:
         """The count of unfinished jobs is right, and each of them is somewhere."""
         supervisor = self.world.supervisor
-        places = [*supervisor.dispatcher.backlog, *supervisor.aside]
+        places = [*supervisor.dispatcher.backlog, *supervisor.aside.jobs]
         for worker in supervisor.crew.workers.values():
             places.extend(worker.jobs.values())
         unfinished = [job for job in self.world.jobs if not job.state.final]
