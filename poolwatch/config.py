@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from poolwatch import checks
 from poolwatch.checks import optional_seconds, seconds
+from poolwatch.job import JobOptions
 from poolwatch.policies import FailFast, GracePeriod, LostWorkerPolicy
 
 
@@ -33,6 +35,68 @@ class PoolOptions:
     on_process_down: Callable[..., object] | None = None
     on_timeout_set: Callable[..., object] | None = None
     on_timeout_cancel: Callable[..., object] | None = None
+
+
+def processes(value: object) -> int:
+    """Return the number of workers; None stands for the usable processors.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: not at least one.
+    """
+    return usable_cpus() if value is None else checks.whole("processes", value)
+
+
+def name(value: object) -> str:
+    """Return a pool's name.
+
+    Raises:
+        TypeError: not a string, or empty.
+    """
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"name must be a non-empty string, not {value!r}")
+    return value
+
+
+def initargs(value: object) -> tuple[Any, ...]:
+    """Return the arguments of an initializer as a tuple.
+
+    Raises:
+        TypeError: not iterable, or a string.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"initargs must be a tuple of arguments, not {value!r}")
+    return tuple(value)
+
+
+def job_options(
+    callback: object,
+    error_callback: object,
+    accept_callback: object,
+    timeout_callback: object,
+    soft_timeout: float | None,
+    timeout: float | None,
+    policy: LostWorkerPolicy | None,
+    tag: object,
+    correlation_id: str | None,
+) -> JobOptions:
+    """Return the options of one job; limits and policy have been checked.
+
+    Raises:
+        TypeError: a callback is not callable.
+    """
+    check = checks.callable_or_none
+    return JobOptions(
+        callback=check("callback", callback),
+        error_callback=check("error_callback", error_callback),
+        accept_callback=check("accept_callback", accept_callback),
+        timeout_callback=check("timeout_callback", timeout_callback),
+        soft_timeout=soft_timeout,
+        timeout=timeout,
+        policy=policy,
+        tag=tag,
+        correlation_id=correlation_id,
+    )
 
 
 def limits(soft_timeout: object, timeout: object) -> tuple[float | None, float | None]:

@@ -93,31 +93,24 @@ class Pool:
         on_timeout_cancel: Callable[..., object] | None = None,
         name: str = "poolwatch",
     ) -> None:
-        count = config.usable_cpus() if processes is None else checks.whole("processes", processes)
-        soft, hard = config.limits(soft_timeout, timeout)
         bound = maxtasksperchild
+        soft, hard = config.limits(soft_timeout, timeout)
         check = checks.callable_or_none
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"name must be a non-empty string, not {name!r}")
-        if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
-            raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
         setup = WorkerSetup(
             initializer=check("initializer", initializer),
-            initargs=tuple(initargs),
+            initargs=config.initargs(initargs),
             maxtasksperchild=None if bound is None else checks.whole("maxtasksperchild", bound),
             on_process_exit=check("on_process_exit", on_process_exit),
         )
         options = PoolOptions(
-            processes=count,
+            processes=config.processes(processes),
             start_method=start_method(context),
-            name=name,
+            name=config.name(name),
             maxtasksperchild=setup.maxtasksperchild,
             timeout=hard,
             soft_timeout=soft,
             policy=config.pool_policy(lost_worker_policy, lost_worker_timeout),
-            max_restarts=None
-            if max_restarts is None
-            else checks.whole("max_restarts", max_restarts, 0),
+            max_restarts=None if max_restarts is None else _restarts(max_restarts),
             max_restart_freq=checks.seconds("max_restart_freq", max_restart_freq),
             max_boot_failures=checks.whole("max_boot_failures", max_boot_failures),
             boot_timeout=checks.seconds("boot_timeout", boot_timeout),
@@ -204,16 +197,16 @@ class Pool:
             or tag is not None
         ):
             soft, hard = self._limits(soft_timeout, timeout)
-            options = JobOptions(
-                callback=checks.callable_or_none("callback", callback),
-                error_callback=checks.callable_or_none("error_callback", error_callback),
-                accept_callback=checks.callable_or_none("accept_callback", accept_callback),
-                timeout_callback=checks.callable_or_none("timeout_callback", timeout_callback),
-                soft_timeout=soft,
-                timeout=hard,
-                policy=config.policy(lost_worker_policy, lost_worker_timeout),
-                tag=tag,
-                correlation_id=correlation_id,
+            options = config.job_options(
+                callback,
+                error_callback,
+                accept_callback,
+                timeout_callback,
+                soft,
+                hard,
+                config.policy(lost_worker_policy, lost_worker_timeout),
+                tag,
+                correlation_id,
             )
         name = _name_of(func)
         try:
@@ -427,6 +420,10 @@ def _abandoned(core: Core, name: str) -> None:
     core.terminate()
     if left_open:
         warnings.warn(f"unclosed pool {name}", ResourceWarning, stacklevel=2)
+
+
+def _restarts(max_restarts: object) -> int:
+    return checks.whole("max_restarts", max_restarts, 0)
 
 
 def _name_of(func: Callable[..., Any]) -> str:
