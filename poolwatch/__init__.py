@@ -28,6 +28,7 @@ from poolwatch.exceptions import (
 )
 from poolwatch.job import Job, JobState, Usage
 from poolwatch.loss import Postmortem, human_status
+from poolwatch.map_results import MapResult
 from poolwatch.policies import (
     ByCause,
     Fail,
@@ -39,7 +40,7 @@ from poolwatch.policies import (
     RetryLost,
 )
 from poolwatch.pool import Pool
-from poolwatch.results import ApplyResult, AsyncResult, MapResult
+from poolwatch.results import ApplyResult, AsyncResult
 
 __all__ = [
     "ApplyResult",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from typing import Any
 
 
@@ -38,9 +40,9 @@ def seconds(
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{argument} must be a number of seconds, not {value!r}")
-    if negative and value < 0:
-        return 0.0
-    if math.isnan(value) or value < 0 or (positive and not negative and value == 0):
+    if negative and not math.isnan(value):
+        return min(max(0.0, float(value)), threading.TIMEOUT_MAX)
+    if not math.isfinite(value) or value < 0 or (positive and not negative and value == 0):
         raise ValueError(f"{argument} must be {'positive' if positive else 'at least 0'}: {value}")
     return float(value)
 
@@ -59,3 +61,16 @@ def callable_or_none(argument: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"{argument} must be callable, not {value!r}")
     return value
+
+
+def signal_number(argument: str, signum: object) -> int:
+    """Return the number of a signal.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: no such signal.
+    """
+    number = whole(argument, signum)
+    if number not in signal.valid_signals():
+        raise ValueError(f"{argument} must be a signal: {number}")
+    return number

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from poolwatch.results import MapResult
-from poolwatch.transport import codec
+from poolwatch.job import Job, Outcome
+from poolwatch.map_results import MapResult
 
 
 class Chunk:
@@ -59,21 +59,22 @@ class Chunk:
         self.items = self.items[self.received :]
         self.received = 0
 
-    def deliver(self, start: int, outcomes: list[tuple[bool, Any]]) -> None:
-        """Hand outcomes to the map; on the delivery thread, since failures are unpickled here."""
-        self._result.set_items(
-            start,
-            [
-                (True, value) if succeeded else (False, codec.decode_failure(value))
-                for succeeded, value in outcomes
-            ],
-        )
+    def partial(self, outcome: Outcome, count: int) -> None:
+        """Some more items have finished; still pickled."""
+        start = self.start + self.received
+        self.received += count
+        self._result.account(start, count, outcome)
+
+    def ended(self, job: Job) -> None:
+        """The chunk's job has ended: with the outcomes that are missing, or with an error."""
+        start = self.start + self.received
+        count = len(self.items) - self.received
+        self._result.account(start, count, job.take_outcome())
 
     def abort(self, error: BaseException) -> None:
         """The pool has ended: whoever waits for the map must not wait for the delivery thread."""
         self._result.abort(error)
 
-    def fail(self, start: int, error: BaseException) -> None:
-        """Fail the items from a place on; on the delivery thread."""
-        missing = len(self.items) - (start - self.start)
-        self._result.set_items(start, [(False, error)] * missing)
+    def fail(self, error: BaseException) -> None:
+        """Fail all items: the chunk could not be sent."""
+        self._result.account(self.start, len(self.items), error)

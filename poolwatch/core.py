@@ -33,6 +33,7 @@ from poolwatch.worker.main import WorkerSetup
 
 logger = logging.getLogger("poolwatch")
 
+_FOREIGN = "this Pool belongs to the parent process; make one of your own"
 _STOP_SECONDS = 1.0  # helpers that do not end by themselves are killed after that
 _DELIVERY_SECONDS = 1.0  # callbacks that block longer are left behind when a pool is terminated
 
@@ -60,10 +61,26 @@ class Core:
         self._running = True
         self._job_numbers = itertools.count(1)
         self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
+        try:
+            self._start()
+        except BaseException:
+            self._launcher.stop()
+            self._launcher.wait(_STOP_SECONDS)
+            raise
+
+    def _start(self) -> None:
+        options = self.options
         self._loop = Loop()
-        self._delivery = Delivery(options.name)
+        self._delivery = Delivery(f"{options.name}-delivery")
+        self._encoder = Delivery(f"{options.name}-encoder", self._delivery)
         self.supervisor = Supervisor(
-            options, self._loop, self._launcher, self._delivery, self._break, self._on_drained
+            options,
+            self._loop,
+            self._launcher,
+            self._delivery,
+            self._encoder,
+            self._break,
+            self._on_drained,
         )
         self.supervisor.hooks.handle_of = self.handle_of
         self.dispatcher = self.supervisor.dispatcher
@@ -73,9 +90,21 @@ class Core:
         self._thread = threading.Thread(
             target=self._run, name=f"{options.name}-supervisor", daemon=True
         )
-        self._thread.start()
+        try:
+            self._delivery.start()
+            self._thread.start()
+        except BaseException:
+            _cores.pop(self._number, None)
+            self._delivery.stop()
+            self._loop.close()
+            raise
 
     # -- jobs ----------------------------------------------------------------------------------
+
+    def check_owner(self) -> None:
+        """Raise RuntimeError in a forked child, which inherited the pool."""
+        if self.foreign:
+            raise RuntimeError(_FOREIGN)
 
     def check_open(self) -> None:
         """Raise what a submission must raise, if anything.
@@ -85,8 +114,7 @@ class Core:
             PoolBroken: it is broken.
             RuntimeError: it was inherited by a forked child.
         """
-        if self.foreign:
-            raise RuntimeError("this Pool belongs to the parent process; make one of your own")
+        self.check_owner()
         if self._refusal is not None:
             raise type(self._refusal)(*self._refusal.args) from self._refusal.__cause__
 
@@ -104,10 +132,17 @@ class Core:
         return job
 
     def _submit(self, job: Job) -> None:
-        with self.dispatcher.lock:
-            if self._refusal is not None or self.foreign:
-                self.check_open()
-            self.dispatcher.submit(job)
+        try:
+            with self.dispatcher.lock:
+                if self._refusal is not None or self.foreign:
+                    self.check_open()
+                self.dispatcher.submit(job)
+        except (ValueError, PoolBroken, RuntimeError):
+            raise
+        except BaseException:
+            # A signal handler raised (Ctrl-C) in the middle of the bookkeeping.
+            self._call_soon(lambda: self.supervisor.repair(job))
+            raise
 
     def submit_chunk(
         self,
@@ -135,6 +170,10 @@ class Core:
     def handle_of(self, job: Job) -> ApplyResult[Any]:
         """Return a handle of a job."""
         return ApplyResult(job, self.supervisor.orders)
+
+    def deliver(self, call: Callable[[], object]) -> None:
+        """Have something called on the delivery thread."""
+        self._delivery.put(call)
 
     def infos(self) -> list[WorkerInfo]:
         """Return what a user may see of the workers."""
@@ -174,6 +213,7 @@ class Core:
                 self.dispatcher.remove(worker, WorkerState.DEAD)
                 self.supervisor.crew.forget(worker)
         self._loop.close()
+        self._encoder.stop()
         self._delivery.stop()
         _cores.pop(self._number, None)
         self._stopped.set()
@@ -182,10 +222,10 @@ class Core:
 
     def close(self) -> None:
         """Take no more jobs; workers leave when all are done."""
-        with self.dispatcher.lock:
-            if self._refusal is None:
-                self._refusal = ValueError("Pool not running")
-            self._closed = True
+        self.check_owner()
+        if self._refusal is None:
+            self._refusal = ValueError("Pool not running")
+        self._closed = True
         self._call_soon(self._leave_if_drained)
 
     def _on_drained(self) -> None:
@@ -211,11 +251,15 @@ class Core:
                 self._running = False
 
     def terminate(self) -> None:
-        """End everything now; every unfinished job ends with ``Terminated``. Any thread."""
-        with self.dispatcher.lock:
-            if self._refusal is None:
-                self._refusal = ValueError("Pool not running")
-            self._closed = self._terminating = True
+        """End everything now; every unfinished job ends with ``Terminated``. Any thread.
+
+        Takes no lock: a pool may be collected anywhere, also in a thread that holds one.
+        """
+        if self.foreign:
+            return
+        if self._refusal is None:
+            self._refusal = ValueError("Pool not running")
+        self._closed = self._terminating = True
         self._call_soon(self._terminate)
 
     def _terminate(self) -> None:
@@ -269,6 +313,7 @@ class Core:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of everything; return whether it came in time."""
+        self.check_owner()
         if threading.current_thread() is self._thread:
             raise RuntimeError("the supervisor cannot wait for itself")
         if not self._stopped.wait(timeout):
@@ -282,16 +327,23 @@ class Core:
         """True when no more jobs are taken."""
         return self._refusal is not None
 
+    @property
+    def is_interrupted(self) -> bool:
+        """True in a signal handler that has interrupted this pool's own bookkeeping."""
+        lock: Any = self.dispatcher.lock
+        return bool(lock._is_owned())
+
     def abandon(self) -> None:
         """In a forked child: let go of descriptors, touch nothing else."""
-        self.foreign = True
-        self._launcher.close()
+        self.foreign = self.supervisor.orders.foreign = True
+        closers: list[Callable[[], object]] = [self._launcher.close, self._loop.close]
         for worker in self.supervisor.crew.workers.values():
-            worker.hands.abandon()
-            if worker.pidfd is not None:
-                os.close(worker.pidfd)
-                worker.pidfd = None
-        self._loop.close()
+            closers += [worker.hands.abandon, worker.close_pidfd]
+        for close in closers:
+            try:
+                close()
+            except OSError:
+                pass  # another thread was closing it at the moment of the fork
 
 
 def _live_cores() -> list[Core]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import os
+import select
 import signal
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from poolwatch.timers import Timer
 
 _PACE = 100  # replacements a second; more deaths than that are a storm, not work
+_REPORT_SECONDS = 5.0  # a zygote that has not reported a death after that hangs
 _LEAVE_SECONDS = 5.0  # a worker that was told to leave is killed after that
 _FIRST_PAUSE = 0.02  # seconds until the next attempt when no process can be made; doubled each time
 _LONGEST_PAUSE = 1.0
@@ -134,19 +136,31 @@ class WorkerProcess:
             return "receiving"
         return phase
 
+    def has_ended(self) -> bool:
+        """Return True when the process has ended, reported or not."""
+        if self.pidfd is None:
+            return False
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def send_signal(self, signum: int) -> bool:
         """Send a signal to this very process; False when it has no pidfd or has ended."""
         if self.pidfd is None:
             return False
         try:
             signal.pidfd_send_signal(self.pidfd, signum)
-        except (ProcessLookupError, OSError):
+        except OSError:
             return False
         return True
 
     def close(self) -> None:
         """Close the parent's descriptors."""
         self.hands.close()
+        self.close_pidfd()
+
+    def close_pidfd(self) -> None:
+        """Close the pidfd; may be called more than once."""
         pidfd, self.pidfd = self.pidfd, None
         if pidfd is not None:
             os.close(pidfd)
@@ -206,6 +220,7 @@ class Crew:
         self._replaced: deque[float] = deque()  # times of the replacements of the last second
         self._deaths: deque[float] = deque()  # times of the deaths at work, with max_restarts
         self._started = 0
+        self._made_one = float("-inf")  # when the last worker process was made
         self._told_of_pacing = float("-inf")
         self._pause = _FIRST_PAUSE
         self._waiting: Timer | None = None  # no worker is made before it fires
@@ -277,10 +292,13 @@ class Crew:
             self._hire_later(f"no worker could be forked: {os.strerror(errno)}")
 
     def booted(self, worker: WorkerProcess) -> None:
-        """A worker is up."""
-        self._boot_failures = 0
+        """A worker is up. Failures in a row end only when one has done a job, see took_a_job()."""
         self._pause = _FIRST_PAUSE
         self._call_off_boot_timer(worker)
+
+    def took_a_job(self) -> None:
+        """A worker has delivered its first result: it has really booted."""
+        self._boot_failures = 0
 
     def _call_off_boot_timer(self, worker: WorkerProcess) -> None:
         if worker.boot_timer is not None:
@@ -294,14 +312,41 @@ class Crew:
             return
         worker.reason = f"did not boot within {self._options.boot_timeout:g} s"
         if worker.pid is None:
-            self._launcher.replace_zygote(worker.token)
+            self._zygote_overdue(worker)
         else:
+            self.kill(worker)
+
+    def _zygote_overdue(self, worker: WorkerProcess) -> None:
+        """The zygote has not made a worker: it hangs, unless it has made others meanwhile."""
+        timeout = self._options.boot_timeout
+        if self._loop.time() - self._made_one < timeout:
+            worker.boot_timer = self._loop.call_later(timeout, lambda: self._boot_overdue(worker))
+        else:
+            self._launcher.replace_zygote(worker.token)
+
+    def made(self, worker: WorkerProcess, pid: int, pidfd: int | None) -> None:
+        """The zygote has made a worker's process."""
+        self._made_one = self._loop.time()
+        worker.pid = pid
+        worker.pidfd = pidfd
+        if worker.stream.broken:
             self.kill(worker)
 
     def kill(self, worker: WorkerProcess, signum: int = signal.SIGKILL) -> None:
         """Send a signal to a worker by whatever way there is."""
         if not worker.send_signal(signum) and worker.pidfd is None:
             self._launcher.signal(worker.token, signum)
+
+    def expect_report(self, worker: WorkerProcess) -> None:
+        """A worker is dying; its zygote reports that, unless the zygote itself hangs."""
+        self._loop.call_later(_REPORT_SECONDS, lambda: self._report_overdue(worker))
+
+    def _report_overdue(self, worker: WorkerProcess) -> None:
+        if self.workers.get(worker.token) is not worker or not worker.has_ended():
+            return
+        text = f"the zygote does not report the end of worker {worker.name}: it is replaced"
+        self._bus.emit(Trouble(self._bus.pool, text))
+        self._launcher.replace_zygote(worker.token)
 
     def dismiss(self, worker: WorkerProcess) -> None:
         """Tell a worker to leave when it has done what it holds. The dispatcher's lock is held."""

@@ -1,7 +1,9 @@
-"""The delivery thread: the only one of the pool's own threads that runs the user's code.
+"""The delivery thread: the only one of the pool's own threads that runs the user's callbacks.
 
-Callbacks, hooks and listeners run here, in order. One that blocks delays the ones behind it, and
-the readiness of jobs that have callbacks; never deaths, limits or dispatch.
+Callbacks, hooks, listeners and log handlers run here, in order. One that blocks delays the ones
+behind it, and the readiness of jobs that have callbacks; never deaths, limits or dispatch. Pickling
+that has to be done anew has a thread of its own, for the same reason. (A policy is asked in the
+supervisor's thread, guarded; it must not block.)
 """
 
 from __future__ import annotations
@@ -15,43 +17,73 @@ logger = logging.getLogger("poolwatch")
 
 
 class Delivery:
-    """A queue of things to call, and the thread that calls them; the thread starts when needed."""
+    """A queue of things to call, and the thread that calls them.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    Args:
+        name: of the thread.
+        substitute: takes over when the thread, which starts when it is needed, cannot be started.
+    """
+
+    def __init__(self, name: str, substitute: Delivery | None = None) -> None:
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._substitute = substitute
+        self._started = False
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: no more threads to be had.
+        """
+        self._thread.start()
+        self._started = True
 
     def put(self, call: Callable[[], object]) -> None:
-        """Have something called, after everything that was put before. Any thread."""
+        """Have something called, after everything that was put before. Any thread.
+
+        Once stopped, it is called at once: there is nobody else left to do it.
+        """
+        if self._stopped:
+            _guarded(call)
+            return
+        if not self._started and self._substitute is not None:
+            try:
+                self.start()
+            except RuntimeError:
+                self._substitute.put(call)
+                return
         self._queue.put(call)
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name=f"{self._name}-delivery", daemon=True
-                    )
-                    self._thread.start()
 
     def stop(self) -> None:
         """End the thread once it has called everything that was put before."""
-        if self._thread is not None:
-            self._queue.put(None)
+        self._queue.put(None)
+        if not self._started:
+            self._stopped = True
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread's end; at once when called from inside it."""
-        if self._thread is None or self._thread is threading.current_thread():
+        if not self._started or self._thread is threading.current_thread():
             return True
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (call := self._queue.get()) is not None:
-            try:
-                call()
-            except BaseException:
-                # What the user's own code raises is caught where it is called, by name. This is
-                # for a bug of ours: it must not take the deliveries behind it along.
-                logger.exception("a delivery failed")
+            _guarded(call)
             del call
+        self._stopped = True
+        while not self._queue.empty():
+            late = self._queue.get()
+            if late is not None:
+                _guarded(late)
+
+
+def _guarded(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except BaseException:
+        # What the user's own code raises is caught where it is called, by name. This is for a bug
+        # of ours: it must not take the deliveries behind it along.
+        logger.exception("a delivery failed")

@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from poolwatch.crew import WorkerProcess, WorkerState
-from poolwatch.events import Bus, JobMoved, JobsRecalled
+from poolwatch.events import Bus, HookFailed, JobMoved, JobsRecalled, Trouble
 from poolwatch.exceptions import PoisonJobError
 from poolwatch.job import NO_OPTIONS, Job, JobState
 from poolwatch.loop import EventLoop
@@ -38,6 +38,8 @@ _MOST_AHEAD = 128  # frames of jobs that a worker may hold
 _RECALL_AFTER = 0.004  # s between a worker falling idle and a look at what the others hold
 _LONG = 3_000_000  # ns after which the job in front counts as long
 _UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
+_RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
+_ANSWER_SECONDS = 1.0  # s that such a worker gets to answer
 _CAN_RECALL = kernel.membarrier()
 
 
@@ -45,7 +47,8 @@ class Dispatcher:
     """The backlog, the idle workers, and what each worker holds."""
 
     def __init__(self, loop: EventLoop, bus: Bus, maxtasksperchild: int | None) -> None:
-        self.lock = threading.Lock()
+        # Reentrant: a signal handler in the caller's thread may use the pool too.
+        self.lock = threading.RLock()
         self.backlog: deque[Job] = deque()
         self.unfinished = 0
         self.arm_deadlines: Callable[[Job], None]  # set by the supervisor
@@ -58,6 +61,7 @@ class Dispatcher:
         self._up = 0
         self._average = float(_BUDGET)  # ns; until something is known, one job at a time
         self._looking = False  # the recall timer is armed
+        self._expecting = False  # the other timer is: a worker has been sent a first job
 
     # -- jobs come in ----------------------------------------------------------------------------
 
@@ -134,7 +138,13 @@ class Dispatcher:
 
     def _refused(self, job: Job) -> bool:
         policy = self.policy_of(job)
-        reason = None if policy is None else policy.refuses(job)
+        if policy is None:
+            return False
+        try:
+            reason = policy.refuses(job)
+        except Exception as error:  # noqa: BLE001  (the user's code; reported)
+            self._bus.emit(HookFailed(self._bus.pool, "lost_worker_policy", error))
+            return False
         if reason is None:
             return False
         self.end_with_error(job, JobState.LOST, PoisonJobError(reason))
@@ -145,6 +155,9 @@ class Dispatcher:
         held = worker.jobs
         if not held:
             worker.sent_at = int(self._loop.time() * 1e9)
+            if not self._expecting:
+                self._expecting = True
+                self._loop.call_later(_RESPONSE_AFTER, self._look_for_the_unresponsive)
         parts: list[bytes] = []
         complete = True
         for job in jobs:
@@ -234,7 +247,16 @@ class Dispatcher:
                 worker.unresponsive = True
                 self._idle.pop(worker, None)
                 worker.stream.send(frames.pack(frames.PING, b"", worker.sent))
+                self._loop.call_later(_ANSWER_SECONDS, lambda: self._no_answer(worker))
         return jobs
+
+    def _no_answer(self, worker: WorkerProcess) -> None:
+        """It holds nothing and does not answer (it is stopped, say): another takes its place."""
+        with self.lock:
+            if worker.state is WorkerState.UP and worker.unresponsive and not worker.jobs:
+                text = f"worker {worker.name} (pid {worker.pid}) does not answer and is replaced"
+                self._bus.emit(Trouble(self._bus.pool, text))
+                self.on_broken(worker)
 
     def answered(self, worker: WorkerProcess) -> None:
         """A worker that had not touched its jobs is there again. The lock is held."""
@@ -263,6 +285,25 @@ class Dispatcher:
             self.refill_idle()
             if waiting and self._idle and not self._looking:
                 self._look_soon()
+
+    def _look_for_the_unresponsive(self) -> None:
+        """Take back what a worker has not even looked at, also when no other is idle."""
+        with self.lock:
+            self._expecting = False
+            now = int(self._loop.time() * 1e9)
+            again = False
+            for worker in list(self.holding()):
+                started = worker.fields[ledger.STARTED]
+                if worker.sent <= started or started in worker.jobs:
+                    continue
+                if now - worker.sent_at >= _UNRESPONSIVE:
+                    self.put_back(self.recall(worker))
+                else:
+                    again = True
+            self.refill_idle()
+            if again and not self._expecting:
+                self._expecting = True
+                self._loop.call_later(_RESPONSE_AFTER, self._look_for_the_unresponsive)
 
     holding: Callable[[], list[WorkerProcess]]  # set by the supervisor: workers that hold jobs
 

@@ -33,7 +33,7 @@ class Endings:
         self._dispatcher.move(job, state)
         job.attempts += 1
         job.usage = Usage(frame.first / 1e9, frame.second / 1e9)
-        job.set_outcome(Outcome(frame.kind, frame.flags, frame.payload, frame.fd))
+        job.set_outcome(Outcome.of(frame))
         self._ended(job)
 
     def with_error(self, job: Job, state: JobState, error: BaseException) -> None:

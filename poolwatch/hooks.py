@@ -8,25 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from poolwatch.chunks import Chunk
 from poolwatch.config import PoolOptions
 from poolwatch.crew import WorkerProcess
 from poolwatch.delivery import Delivery
 from poolwatch.events import Bus, HookFailed
-from poolwatch.exceptions import MaybeEncodingError
+from poolwatch.exceptions import JobDecodingError
 from poolwatch.job import Job
 from poolwatch.results import ApplyResult
-from poolwatch.transport import codec, frames
+from poolwatch.transport import codec
 from poolwatch.transport.bulk import Bulk
-from poolwatch.transport.frames import Frame
 
 
 class Hooks:
     """Calls what the user gave to the pool and to its jobs."""
 
-    def __init__(self, options: PoolOptions, delivery: Delivery, bus: Bus) -> None:
+    def __init__(
+        self, options: PoolOptions, delivery: Delivery, encoder: Delivery, bus: Bus
+    ) -> None:
         self._options = options
         self._delivery = delivery
+        self._encoder = encoder
         self._bus = bus
         self.handle_of: Callable[[Job], ApplyResult[Any]]  # set by the core
 
@@ -43,8 +44,8 @@ class Hooks:
         """A job has ended: its callbacks, if it has any, then it is ready."""
         options = job.options
         if job.chunk is not None:
-            chunk = job.chunk
-            self._delivery.put(lambda: self._deliver_chunk(chunk, job))
+            job.chunk.ended(job)
+            job.set_ready()
         elif options.callback is None and options.error_callback is None:
             job.set_ready()
         else:
@@ -60,31 +61,6 @@ class Hooks:
                 self._guarded("error_callback", options.error_callback, value)
         finally:
             job.set_ready()
-
-    def _deliver_chunk(self, chunk: Chunk, job: Job) -> None:
-        start = chunk.start + chunk.received
-        succeeded, value = job.result()
-        if succeeded:
-            chunk.deliver(start, value)
-        else:
-            chunk.fail(start, value)
-        job.set_ready()
-
-    def partial(self, chunk: Chunk, frame: Frame) -> None:
-        """Some items of a chunk have finished. The dispatcher's lock is held."""
-        start = chunk.start + chunk.received
-        chunk.received += frame.first
-        self._delivery.put(lambda: self._deliver_partial(chunk, start, frame))
-
-    def _deliver_partial(self, chunk: Chunk, start: int, frame: Frame) -> None:
-        try:
-            outcomes = codec.decode(frame.payload, frame.fd, bool(frame.flags & frames.BULK))
-        except Exception as error:  # noqa: BLE001  (a user's __setstate__ may raise anything)
-            problem = MaybeEncodingError(
-                f"the results do not unpickle: {codec.safe_repr(error)}", "items of a map"
-            )
-            outcomes = [(False, codec.encode_failure(problem))] * frame.first
-        chunk.deliver(start, outcomes)
 
     def accepted(self, job: Job, pid: int, when: float) -> None:
         """A job has begun in a worker."""
@@ -120,7 +96,7 @@ class Hooks:
 
     def encode(self, job: Job, then: Callable[[BaseException | None], None]) -> None:
         """Pickle a job's call anew; then say how that went."""
-        self._delivery.put(lambda: self._encode(job, then))
+        self._encoder.put(lambda: self._encode(job, then))
 
     def _encode(self, job: Job, then: Callable[[BaseException | None], None]) -> None:
         error: BaseException | None = None
@@ -129,8 +105,9 @@ class Hooks:
                 job.payload = _encode_call(job.chunk.call(), job.by_value)
             elif job.payload is not None:
                 job.payload = _encode_call(_decode_call(job.payload), job.by_value)
-        except Exception as problem:  # noqa: BLE001  (the user's code; the job fails with it)
-            error = problem
+        except BaseException as problem:  # noqa: BLE001  (the user's code; the job fails with it)
+            error = JobDecodingError(f"the call of {job.name} could not be sent again: {problem!r}")
+            error.__cause__ = problem
         then(error)
 
 

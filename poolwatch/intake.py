@@ -10,7 +10,7 @@ from poolwatch.dispatcher import Dispatcher
 from poolwatch.endings import Endings
 from poolwatch.events import Bus, WorkerUp
 from poolwatch.hooks import Hooks
-from poolwatch.job import Job, JobState
+from poolwatch.job import Job, JobState, Outcome
 from poolwatch.loop import EventLoop
 from poolwatch.transport import frames
 from poolwatch.transport.frames import Frame
@@ -51,6 +51,7 @@ class Intake:
             # dying already, its exit status is fixed and the signal changes nothing.
             self._loop.unwatch(worker.stream)
             self._crew.kill(worker)
+            self._crew.expect_report(worker)
             return
         with self._dispatcher.lock:
             self._take(worker, batch)
@@ -73,6 +74,8 @@ class Intake:
             else:
                 self._take_other(worker, frame)
         if results:
+            if not worker.done:
+                self._crew.took_a_job()
             worker.done += results
             self._dispatcher.took(wall, results)
 
@@ -97,7 +100,9 @@ class Intake:
             case frames.PARTIAL:
                 job = worker.jobs.get(frame.serial)
                 if job is not None and job.chunk is not None:
-                    self._hooks.partial(job.chunk, frame)
+                    job.chunk.partial(Outcome.of(frame), frame.first)
+                else:
+                    _discard(frame)
             case frames.READY:
                 worker.pid = frame.first  # the zygote's report may come later than this
                 self._ready(worker)

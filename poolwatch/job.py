@@ -19,7 +19,7 @@ to the job: the same worker's later death in another job is a loss again.
 from __future__ import annotations
 
 import enum
-import os
+import pickle
 import threading
 from _thread import LockType, allocate_lock
 from collections.abc import Callable
@@ -32,7 +32,8 @@ from poolwatch.exceptions import (
     MaybeEncodingError,
     TimeLimitExceeded,
 )
-from poolwatch.transport import codec, frames
+from poolwatch.transport import bulk, codec, frames
+from poolwatch.transport.frames import Frame
 
 if TYPE_CHECKING:
     from poolwatch.chunks import Chunk
@@ -119,15 +120,38 @@ class Usage(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a job ended, as it came from the worker: not yet unpickled."""
+    """How a job, or some items of a map, ended, as it came from the worker: not yet unpickled."""
 
     kind: int
-    flags: int
     payload: bytes
-    fd: int | None
+    mapping: memoryview | OSError | ValueError | None  # of a bulk payload, or why there is none
+
+    @classmethod
+    def of(cls, frame: Frame) -> Outcome:
+        """Take over a frame; a descriptor is mapped and closed, so that results hold none."""
+        if not frame.flags & frames.BULK:
+            return cls(frame.kind, frame.payload, None)
+        try:
+            if frame.fd is None:
+                raise OSError("the result's descriptor was lost: too many open files")
+            return cls(frame.kind, frame.payload, bulk.map_file(frame.payload, frame.fd))
+        except (OSError, ValueError) as error:
+            return cls(frame.kind, frame.payload, error)
+
+    def load(self) -> Any:
+        """Unpickle the payload; may be done again after an interruption.
+
+        Raises:
+            Exception: whatever unpickling raised.
+        """
+        if self.mapping is None:
+            return pickle.loads(self.payload)
+        if isinstance(self.mapping, Exception):
+            raise self.mapping
+        return bulk.load_mapped(self.payload, self.mapping)
 
 
-_waiters_lock = threading.Lock()  # held for a list append only
+_waiters_lock = threading.RLock()  # held for a list append only
 _decoding_locks = tuple(threading.RLock() for _ in range(64))
 
 
@@ -223,6 +247,12 @@ class Job:
             raise RuntimeError(f"job {self.id} cannot go from {self.state.name} to {state.name}")
         self.state = state
 
+    def take_outcome(self) -> Outcome | BaseException:
+        """Return how the job has ended, still pickled where it came from the worker."""
+        if self._outcome is not None:
+            return self._outcome
+        return self._error or RuntimeError(f"{self!r} has not ended")
+
     # -- the end ------------------------------------------------------------------------------
 
     def set_outcome(self, outcome: Outcome) -> None:
@@ -244,9 +274,11 @@ class Job:
         self.keepalive = None
         self.ready = True
         # A waiter that is added from now on sees ``ready`` after it has been added.
-        for waiter in self._waiters or ():
-            waiter.release()
-        self._waiters = None
+        if self._waiters is not None:
+            with _waiters_lock:  # two threads may end a job: each waiter is released once
+                waiters, self._waiters = self._waiters, None
+            for waiter in waiters or ():
+                waiter.release()
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until the job is ready, no longer than so many seconds; return whether it is."""
@@ -281,18 +313,15 @@ class Job:
             with _decoding_locks[self.id % len(_decoding_locks)]:
                 outcome = self._outcome
                 if outcome is not None:
-                    try:
-                        self._decode(outcome)
-                    finally:
-                        self._outcome = None
+                    self._decode(outcome)
+                    self._outcome = None  # not when Ctrl-C came in between: then once more
         return (True, self._value) if self._error is None else (False, self._error)
 
     def _decode(self, outcome: Outcome) -> None:
         if outcome.kind == frames.RESULT:
             try:
-                is_bulk = bool(outcome.flags & frames.BULK)
-                self._value = codec.decode(outcome.payload, outcome.fd, is_bulk)
-            except Exception as error:  # noqa: BLE001  (a user's __setstate__ may raise anything)
+                self._value = outcome.load()
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __setstate__)
                 problem = MaybeEncodingError(
                     f"the result does not unpickle: {codec.safe_repr(error)}", self.name
                 )
@@ -306,12 +335,6 @@ class Job:
             failure = JobDecodingError(text)
             failure.__cause__ = cause
         self._error = failure
-
-    def __del__(self) -> None:
-        # A bulk result that nobody asked for still owns its descriptor.
-        outcome = getattr(self, "_outcome", None)
-        if outcome is not None and outcome.fd is not None:
-            os.close(outcome.fd)
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.name} {self.state.name}>"

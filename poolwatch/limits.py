@@ -11,6 +11,7 @@ result. Between the two the worker is asked where it is, through faulthandler, i
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from poolwatch import postmortem
 from poolwatch.crew import Crew, WorkerProcess, WorkerState
@@ -26,6 +27,24 @@ from poolwatch.transport import kernel, ledger
 _DUMP_SECONDS = 0.05  # a dump that takes longer is taken as it is
 _FIRST_LOOK = 0.001
 _SENDING_SECONDS = 1.0  # a job that is writing its result when its limit passes
+
+
+class _Victim(NamedTuple):
+    """A job whose hard limit has passed, while its worker tells where it is.
+
+    Attributes:
+        job: the job.
+        serial: this sending of it.
+        item: the item of a chunk that is too long.
+        position: where its stack dump begins in the worker's file.
+        deadline: when the dump is taken as it is.
+    """
+
+    job: Job
+    serial: int
+    item: int
+    position: int
+    deadline: float
 
 
 class Limits:
@@ -102,10 +121,12 @@ class Limits:
             worker, limit = self._still_there(job, serial), job.options.soft_timeout
             if worker is None or limit is None:
                 return
+            item = worker.fields[ledger.ITEM]  # before the clock: it is the clock of this item
             due = self._due(worker, serial, limit)
             if due > self._loop.time():
                 self._arm_soft(job, due)
                 return
+            worker.fields[ledger.SOFT_ITEM] = item
             worker.fields[ledger.SOFT_ORDER] = serial
             self._crew.kill(worker, kernel.SOFT_LIMIT_SIGNAL)
             if job.chunk is not None:
@@ -120,6 +141,7 @@ class Limits:
             worker, limit = self._still_there(job, serial), job.options.timeout
             if worker is None or limit is None:
                 return
+            item = worker.fields[ledger.ITEM]  # before the clock: it is the clock of this item
             due = self._due(worker, serial, limit)
             if due > self._loop.time():
                 self._arm_hard(job, due)
@@ -132,7 +154,8 @@ class Limits:
             position = postmortem.dump_size(worker)
             self._crew.kill(worker, kernel.STACK_SIGNAL)
             deadline = self._loop.time() + _DUMP_SECONDS
-        self._look_again(job, serial, position, deadline, _FIRST_LOOK)
+        victim = _Victim(job, serial, item, position, deadline)
+        self._look_again(victim, _FIRST_LOOK)
 
     def _finished(self, worker: WorkerProcess, serial: int) -> bool:
         """True when the job's result is written, or being written: it wins over the limit."""
@@ -144,23 +167,21 @@ class Limits:
         worker.sending = serial if writing else worker.sending
         return bool(writing)
 
-    def _look_again(
-        self, job: Job, serial: int, position: int, deadline: float, pause: float
-    ) -> None:
-        self._loop.call_later(
-            pause, lambda: self._look_at_dump(job, serial, position, deadline, 2 * pause)
-        )
+    def _look_again(self, victim: _Victim, pause: float) -> None:
+        self._loop.call_later(pause, lambda: self._look_at_dump(victim, 2 * pause))
 
-    def _look_at_dump(
-        self, job: Job, serial: int, position: int, deadline: float, pause: float
-    ) -> None:
+    def _look_at_dump(self, victim: _Victim, pause: float) -> None:
+        job, serial = victim.job, victim.serial
         with self._dispatcher.lock:
             worker = self._still_there(job, serial)
             if worker is None:
                 return
-            dump = postmortem.read_dump(worker.hands.stack_fd, position)
-            if not postmortem.is_complete(dump) and self._loop.time() < deadline:
-                self._look_again(job, serial, position, deadline, pause)
+            dump = postmortem.read_dump(worker.hands.stack_fd, victim.position)
+            if not postmortem.is_complete(dump) and self._loop.time() < victim.deadline:
+                self._look_again(victim, pause)
+                return
+            if worker.fields[ledger.ITEM] != victim.item:
+                self._arm_hard(job, self._loop.time())  # it has just ended; the next one is not due
                 return
             if worker.fields[ledger.FINISHED] >= serial:
                 return  # its result is on its way

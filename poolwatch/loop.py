@@ -15,6 +15,8 @@ from typing import Protocol
 
 from poolwatch.timers import Timer, TimerHeap
 
+_LONGEST_SLEEP = 86_400.0  # seconds; the kernel counts milliseconds in 31 bits
+
 
 class Source(Protocol):
     """Anything with a descriptor."""
@@ -62,7 +64,7 @@ class Loop:
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], bool]] = {}
         self._timers = TimerHeap()
-        self._lock = threading.Lock()  # for timers, which other threads add
+        self._lock = threading.RLock()  # for timers, which other threads add
         self._soon: deque[Callable[[], object]] = deque()
         self._sleeping_until: float | None = 0.0
         self._awake = True
@@ -156,7 +158,7 @@ class Loop:
         elif deadline is None:
             timeout = -1.0
         else:
-            timeout = max(0.0, deadline - self.time())
+            timeout = min(max(0.0, deadline - self.time()), _LONGEST_SLEEP)
         ready: list[tuple[int, int]]
         if self._epoll or timeout < 0:
             ready = self._poller.poll(timeout)

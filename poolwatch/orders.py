@@ -29,6 +29,7 @@ class Orders:
         end_on_purpose: Callable[[Job, int | None], None],
         expect_death: Callable[[Job], None],
     ) -> None:
+        self.foreign = False  # True in a forked child, which inherited the pool
         self._loop = loop
         self._dispatcher = dispatcher
         self._crew = crew
@@ -38,6 +39,7 @@ class Orders:
 
     def cancel(self, job: Job) -> bool:
         """End a job, which then reads as cancelled; return False when it has ended already."""
+        self.check_owner()
         with self._dispatcher.lock:
             if job.state.final:
                 return job.state is JobState.CANCELLED
@@ -46,6 +48,7 @@ class Orders:
 
     def terminate(self, job: Job, signum: int) -> bool:
         """End a job; return False when it has ended already."""
+        self.check_owner()
         with self._dispatcher.lock:
             if job.state.final:
                 return False
@@ -58,9 +61,15 @@ class Orders:
 
     def terminate_worker_job(self, pid: int, signum: int) -> bool:
         """End the job that the worker with this process id runs; False when it runs none."""
+        self.check_owner()
         with self._dispatcher.lock:
             jobs = [worker.running() for worker in self._crew.workers.values() if worker.pid == pid]
         return any(job is not None and self.terminate(job, signum) for job in jobs)
+
+    def check_owner(self) -> None:
+        """Raise RuntimeError in a forked child, where nothing of the pool moves."""
+        if self.foreign:
+            raise RuntimeError("this job belongs to a Pool of the parent process")
 
     def _not_begun(self, job: Job) -> bool:
         """Make sure that a job will not begin, if it has not; the caller ends it then."""

@@ -63,7 +63,10 @@ class LostWorkerPolicy(ABC):
         """
 
     def refuses(self, job: Job) -> str | None:
-        """Return why a job must not be started at all, or None; asked before every start."""
+        """Return why a job must not be started at all, or None; asked before every start.
+
+        Asked in the thread that submits, or in the supervisor's; it must not block.
+        """
         return None
 
 

@@ -19,8 +19,9 @@ from poolwatch.events import Event, HookFailed
 from poolwatch.exceptions import TimeoutError
 from poolwatch.job import NO_OPTIONS, JobOptions
 from poolwatch.launch.contexts import start_method
+from poolwatch.map_results import MapResult
 from poolwatch.policies import LostWorkerPolicy
-from poolwatch.results import ApplyResult, MapResult
+from poolwatch.results import ApplyResult
 from poolwatch.worker.main import WorkerSetup
 
 T = TypeVar("T")
@@ -293,6 +294,7 @@ class Pool:
             len(items),
             checks.callable_or_none("callback", callback),
             checks.callable_or_none("error_callback", error_callback),
+            self._core.deliver,
             self._hook_failed,
         )
         for start in range(0, len(items), size):
@@ -308,7 +310,7 @@ class Pool:
             payload, by_value = core.snapshot.encode(func, chunk.call())
             core.submit_chunk(_name_of(func), payload, by_value, chunk, options, self)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-            chunk.fail(chunk.start, error)
+            chunk.fail(error)
 
     def _hook_failed(self, hook: str, error: BaseException) -> None:
         bus = self._core.supervisor.bus
@@ -358,7 +360,9 @@ class Pool:
             ValueError: not a signal.
         """
         checks.whole("pid", pid)
-        return self._core.supervisor.orders.terminate_worker_job(pid, checked_signal("sig", sig))
+        return self._core.supervisor.orders.terminate_worker_job(
+            pid, checks.signal_number("sig", sig)
+        )
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -369,10 +373,13 @@ class Pool:
     def terminate(self) -> None:
         """End everything at once: workers are killed, unfinished jobs end with ``Terminated``.
 
-        Returns when nothing of the pool is left, within about a second.
+        Returns when nothing of the pool is left, within about a second. Called from a signal handler
+        that has interrupted a method of this pool, it does not wait: that method must end first.
         """
+        self._core.check_owner()
         self._core.terminate()
-        self._core.join()
+        if not self._core.is_interrupted:
+            self._core.join()
         self._finalizer.detach()
 
     def join(self, timeout: float | None = None) -> None:
@@ -401,7 +408,8 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.terminate()
+        if not self._core.foreign:
+            self.terminate()
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
@@ -429,16 +437,3 @@ def _restarts(max_restarts: object) -> int:
 def _name_of(func: Callable[..., Any]) -> str:
     name = getattr(func, "__qualname__", None)
     return name if isinstance(name, str) else type(func).__qualname__
-
-
-def checked_signal(argument: str, signum: object) -> int:
-    """Return the number of a signal.
-
-    Raises:
-        TypeError: not a whole number.
-        ValueError: no such signal.
-    """
-    number = checks.whole(argument, signum)
-    if number not in signal.valid_signals():
-        raise ValueError(f"{argument} must be a signal: {number}")
-    return number

@@ -1,11 +1,9 @@
-"""What ``apply_async`` and ``map_async`` return."""
+"""What ``apply_async`` returns."""
 
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from poolwatch.exceptions import TimeoutError
 from poolwatch.job import Job, JobState, Usage
@@ -36,12 +34,13 @@ class ApplyResult(Generic[T]):
 
         Raises:
             TimeoutError: the job is not ready after that time (it goes on).
+            RuntimeError: in a forked child, for a job that has not ended.
             WorkerLostError: the worker died while it ran the job.
             Terminated, TimeLimitExceeded, JobCancelled, PoolBroken: the pool ended the job.
             Exception: what the job raised.
         """
         job = self._job
-        if not job.ready and not job.wait(timeout):
+        if not job.ready and not self._wait(timeout):
             raise TimeoutError(f"job {job.id} {job.name} is not ready after {timeout:g} s")
         succeeded, value = job.result()
         if succeeded:
@@ -54,7 +53,12 @@ class ApplyResult(Generic[T]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the job has ended, no longer than ``timeout`` seconds."""
-        self._job.wait(timeout)
+        self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> bool:
+        if not self._job.ready:
+            self._orders.check_owner()
+        return self._job.wait(timeout)
 
     def ready(self) -> bool:
         """Return True when the job has ended and its callbacks have run."""
@@ -173,119 +177,3 @@ class ApplyResult(Generic[T]):
 
 
 AsyncResult = ApplyResult
-
-
-class MapResult(Generic[T]):
-    """The results of a ``map_async``, in input order (as ``multiprocessing.pool.MapResult``).
-
-    It is ready when every item is accounted for.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        callback: Callable[[list[T]], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
-        on_failure: Callable[[str, BaseException], None],
-    ) -> None:
-        self._values: list[Any] = [None] * length
-        self._failed: dict[int, BaseException] = {}
-        self._missing = length
-        self._callback = callback
-        self._error_callback = error_callback
-        self._on_failure = on_failure
-        self._ready = threading.Event()
-        self._lock = threading.Lock()
-        if not length:
-            self._finish()
-
-    def set_items(self, start: int, outcomes: list[tuple[bool, Any]]) -> None:
-        """Take the outcomes of neighbouring items; called by the pool."""
-        with self._lock:
-            for index, (succeeded, value) in enumerate(outcomes, start):
-                if succeeded:
-                    self._values[index] = value
-                else:
-                    self._failed[index] = value
-            self._missing -= len(outcomes)
-            done = not self._missing
-        if done:
-            self._finish()
-
-    def _finish(self) -> None:
-        error = self._first_error()
-        try:
-            if error is None and self._callback is not None:
-                self._callback(self._values)
-            elif error is not None and self._error_callback is not None:
-                self._error_callback(error)
-        except BaseException as problem:  # noqa: BLE001  (the user's code, even exit(); reported)
-            self._on_failure("callback", problem)
-        self._ready.set()
-
-    def abort(self, error: BaseException) -> None:
-        """Be ready at once with an error: the pool has ended before all items did."""
-        if not self._ready.is_set():
-            self._failed.setdefault(-1, error)
-            self._ready.set()
-
-    def _first_error(self) -> BaseException | None:
-        return self._failed[min(self._failed)] if self._failed else None
-
-    def get(self, timeout: float | None = None) -> list[T]:
-        """Return the values in input order, or raise the first error in input order.
-
-        Args:
-            timeout: seconds to wait; None to wait until all items are accounted for.
-
-        Raises:
-            TimeoutError: they are not, after that time.
-            Exception: the error of the first item that failed.
-        """
-        if not self._ready.wait(timeout):
-            raise TimeoutError(f"{self._missing} items are not ready after {timeout:g} s")
-        error = self._first_error()
-        if error is None:
-            return self._values
-        try:
-            raise error
-        finally:
-            del error, self
-
-    def outcomes(self, timeout: float | None = None) -> list[tuple[bool, Any]]:
-        """Return ``(True, value)`` or ``(False, exception)`` for every item, in input order.
-
-        Args:
-            timeout: as for :meth:`get`.
-
-        Raises:
-            TimeoutError: as for :meth:`get`.
-        """
-        if not self._ready.wait(timeout):
-            raise TimeoutError(f"{self._missing} items are not ready after {timeout:g} s")
-        return [
-            (False, self._failed[index]) if index in self._failed else (True, value)
-            for index, value in enumerate(self._values)
-        ]
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until every item is accounted for, no longer than ``timeout`` seconds."""
-        self._ready.wait(timeout)
-
-    def ready(self) -> bool:
-        """Return True when every item is accounted for."""
-        return self._ready.is_set()
-
-    def successful(self) -> bool:
-        """Return True when no item failed.
-
-        Raises:
-            ValueError: not every item is accounted for.
-        """
-        if not self._ready.is_set():
-            raise ValueError(f"{self!r} not ready")
-        return not self._failed
-
-    def __repr__(self) -> str:
-        state = "ready" if self._ready.is_set() else f"{self._missing} missing"
-        return f"<{type(self).__name__} {len(self._values)} items, {state}>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -31,7 +32,8 @@ class Snapshot:
             for name, module in list(sys.modules.items())
             if isinstance(module, ModuleType)
         }
-        self._last: object = None  # the function asked about last, known to be up to date
+        # The function asked about last, known to be up to date.
+        self._last: Callable[[], object] = lambda: None
 
     def encode(self, func: Any, call: tuple[Any, ...]) -> tuple[codec.Payload, bool]:
         """Pickle a call; the second value tells whether it went by value.
@@ -43,10 +45,11 @@ class Snapshot:
         Raises:
             Exception: whatever pickling raised.
         """
-        if func is not self._last:
+        if func is not self._last():
             if self._is_stale(func):
                 return codec.encode_by_value(call, *codec.modules_of(func)), True
-            self._last = func
+            if isinstance(func, FunctionType):
+                self._last = weakref.ref(func)  # weak: it may hold whatever it closes over
         payload = codec.encode(call)
         if type(payload) is bytes and _MAIN in payload and self._main_has_changed():
             # An argument may be of a class that was defined again.

@@ -37,6 +37,7 @@ guess both, which is what its ``lost_worker_timeout`` is for.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import cast
@@ -85,12 +86,13 @@ class Supervisor:
         loop: EventLoop,
         launcher: Launcher,
         delivery: Delivery,
+        encoder: Delivery,
         on_broken: Callable[[PoolBroken, BaseException | bytes | None], None],
         on_drained: Callable[[], None],
     ) -> None:
         self.options = options
         self.bus = bus = Bus(options.name, delivery)
-        self.hooks = hooks = Hooks(options, delivery, bus)
+        self.hooks = hooks = Hooks(options, delivery, encoder, bus)
         self.dispatcher = dispatcher = Dispatcher(loop, bus, options.maxtasksperchild)
         self.crew = crew = Crew(options, loop, launcher, bus, self._on_readable, on_broken)
         self.limits = Limits(loop, bus, dispatcher, crew, hooks, self._expect_death)
@@ -115,6 +117,31 @@ class Supervisor:
     def _holding(self) -> list[WorkerProcess]:
         return [worker for worker in self.crew.workers.values() if worker.jobs]
 
+    def repair(self, job: Job) -> None:
+        """Put the books in order after a signal handler raised in the middle of a submission.
+
+        What any worker has not begun is taken back, so that it does not matter whether its frame
+        went out; the job itself is put in line if it is nowhere.
+        """
+        dispatcher = self.dispatcher
+        with dispatcher.lock:
+            workers = list(self.crew.workers.values())
+            for worker in workers:
+                dispatcher.put_back(dispatcher.recall(worker))
+            held = [other for worker in workers for other in worker.jobs.values()]
+            places = [*dispatcher.backlog, *self.aside.jobs, *held]
+            if job not in places and not job.state.final:
+                if job.state is not JobState.PENDING:
+                    dispatcher.move(job, JobState.PENDING)
+                dispatcher.backlog.append(job)
+                places.append(job)
+            dispatcher.unfinished = sum(not other.state.final for other in set(places))
+            for worker in workers:
+                if worker.stream.broken:
+                    self._stream_broken(worker)
+                else:
+                    dispatcher.refill(worker)
+
     # -- reports of the launcher -------------------------------------------------------------------
 
     def worker_started(self, token: int, pid: int, pidfd: int | None) -> None:
@@ -124,10 +151,7 @@ class Supervisor:
             if pidfd is not None:
                 os.close(pidfd)
             return
-        worker.pid = pid
-        worker.pidfd = pidfd
-        if worker.stream.broken:
-            self.crew.kill(worker)
+        self.crew.made(worker, pid, pidfd)
 
     def worker_not_started(self, token: int, errno: int) -> None:
         """Report of the launcher: the kernel had no process for us."""
@@ -136,6 +160,8 @@ class Supervisor:
             with self.dispatcher.lock:
                 self.dispatcher.remove(worker, WorkerState.DEAD)
                 self.crew.not_started(worker, errno)
+                if not self.dispatcher.unfinished:
+                    self._on_drained()
 
     def worker_exited(self, token: int, exitcode: int, peak_rss: int) -> None:
         """Report of the launcher: the process has ended. The first report is final."""
@@ -279,7 +305,7 @@ class Supervisor:
             verdict = policy.on_lost(job, record)
             if not isinstance(verdict, (Fail, Retry)):
                 raise TypeError(f"on_lost returned {verdict!r}, neither Fail nor Retry")
-            if not verdict.after >= 0:
+            if not 0 <= verdict.after < math.inf:
                 raise ValueError(f"on_lost returned {verdict!r}")
         except Exception as error:  # noqa: BLE001  (the user's code; reported)
             self.bus.emit(HookFailed(self.bus.pool, "lost_worker_policy", error))
@@ -323,7 +349,8 @@ class Supervisor:
         self.hooks.worker_down(worker)
         if worker.blameless:
             return
-        if was_booting:
+        # One that dies at once, and not of a kill from outside, has not really booted.
+        if was_booting or (not worker.sent and worker.exitcode not in (0, _KILLED)):
             self.crew.boot_failed(worker, record)
         elif not expected:
             self.crew.died_at_work(record)

@@ -262,6 +262,7 @@ class World:
             self.loop,
             self.launcher,  # type: ignore[arg-type]
             self.delivery,  # type: ignore[arg-type]
+            self.delivery,  # type: ignore[arg-type]
             lambda error, cause: self.broken.append(error),
             lambda: None,
         )

@@ -8,7 +8,7 @@ zygote itself is killed.
 
 from __future__ import annotations
 
-import socket
+import os
 import threading
 from collections import deque
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class _Forked(NamedTuple):
     """What a forking thread has to report."""
 
     token: int
-    channel: Channel
+    channel: Channel | None
     child: Child | None
     errno: int
 
@@ -36,6 +36,7 @@ class ForkLauncher(Launcher):
         super().__init__()
         self._setup = setup
         self._alive: list[Zygote] = []
+        self._fork_lock = threading.Lock()
         self._forkers: set[threading.Thread] = set()
         self._forked: deque[_Forked] = deque()
 
@@ -44,9 +45,10 @@ class ForkLauncher(Launcher):
         for forker in list(self._forkers):
             forker.join(seconds)
         for forked in self._forked:
-            if forked.child is not None:  # it was forked while we ended
+            if forked.channel is not None:
+                # It may have been forked while we ended; the end of its channel ends it.
                 self._alive.append(Zygote(forked.channel, child=forked.child))
-            forked.channel.close()
+                forked.channel.close()
         done = True
         for zygote in self._alive:
             child = zygote.child
@@ -80,23 +82,26 @@ class ForkLauncher(Launcher):
         Python runs hooks before a fork, which take locks (that of ``logging``, for one). While
         somebody holds such a lock no worker can be made, but deaths and limits must not wait.
         """
-        channel, sock = Channel.pair()
-        channel.send(order, fds)
-        forker = threading.Thread(
-            target=self._fork, args=(order.token, channel, sock), name="fork", daemon=True
-        )
+        own = [os.dup(fd) for fd in fds]
+        forker = threading.Thread(target=self._fork, args=(order, own), name="fork", daemon=True)
         self._forkers.add(forker)
         forker.start()
 
-    def _fork(self, token: int, channel: Channel, sock: socket.socket) -> None:
-        child, errno = None, 0
+    def _fork(self, order: control.StartWorker, fds: list[int]) -> None:
+        channel, child, errno = None, None, 0
         try:
-            child = fork_zygote(self._setup, sock, [channel.fileno()])
+            with self._fork_lock:  # or one zygote would inherit the next one's end of its channel
+                channel, sock = Channel.pair()
+                try:
+                    channel.send(order, fds)
+                    child = fork_zygote(self._setup, sock, [channel.fileno(), *fds])
+                finally:
+                    sock.close()
         except OSError as error:
             errno = error.errno or 0
-        finally:
-            sock.close()
-        self._forked.append(_Forked(token, channel, child, errno))
+        for fd in fds:
+            os.close(fd)
+        self._forked.append(_Forked(order.token, channel, child, errno))
         self._forkers.discard(threading.current_thread())
         if not self._stopping:
             self._watcher.call_later(0, self._take_forked)
@@ -104,8 +109,9 @@ class ForkLauncher(Launcher):
     def _take_forked(self) -> None:
         while self._forked:
             token, channel, child, errno = self._forked.popleft()
-            if child is None:
-                channel.close()
+            if child is None or channel is None:
+                if channel is not None:
+                    channel.close()
                 self._reports.worker_not_started(token, errno)
                 continue
             zygote = Zygote(channel, child=child, pid=child.pid, tokens={token})

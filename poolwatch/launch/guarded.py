@@ -50,6 +50,12 @@ class GuardedLauncher(Launcher):
         guardian = [self._guardian.pid] if self._guardian is not None else []
         return guardian + super().helper_pids()
 
+    def replace_zygote(self, token: int) -> None:
+        """The zygote does not answer: kill it; without one it is the guardian that hangs."""
+        super().replace_zygote(token)
+        if self._zygote is None and self._guardian is not None:
+            self._guardian.kill()  # the end of its channel comes next, and makes all anew
+
     def stop(self) -> None:
         """Have everything killed that is left, and the helpers exit; does not wait."""
         super().stop()
@@ -94,7 +100,7 @@ class GuardedLauncher(Launcher):
             self._waiting.append((order, [os.dup(fd) for fd in fds]))
         else:
             self._zygote.tokens.add(order.token)
-            self._zygote.send(order, fds)
+            self._send(self._zygote, order, fds)
 
     # -- keeping both alive --------------------------------------------------------------------
 
@@ -201,7 +207,7 @@ class GuardedLauncher(Launcher):
             self._make_all_anew()
         else:
             self._zygote.has_guardian = False
-            self._zygote.send(control.StartGuardian())
+            self._send(self._zygote, control.StartGuardian())
 
     def _drop_guardian(self) -> None:
         if self._guard_channel is not None:

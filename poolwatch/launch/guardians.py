@@ -133,15 +133,9 @@ class FreshStart:
 
     def __init__(self, setup: WorkerSetup, name: str, method: str) -> None:
         self.inherited: list[int] = []
-        data = multiprocessing.spawn.get_preparation_data(name)
-        tracker_fd = _tracker_fd()
-        preparation = Preparation(
-            os.getpid(), data, tracker_fd, self.inherited, method == "forkserver"
-        )
-        pickled_setup = self._pickle(setup)  # first: it fills the list of inherited descriptors
-        self._setup_fd = kernel.anonymous_file("poolwatch-setup")
-        with open(os.dup(self._setup_fd), "wb") as target:
-            target.write(self._pickle(preparation) + pickled_setup)
+        self._data = multiprocessing.spawn.get_preparation_data(name)
+        self._fork_workers = method == "forkserver"
+        self._setup = self._pickle(setup)
 
     def _pickle(self, value: object) -> bytes:
         file = io.BytesIO()
@@ -164,18 +158,27 @@ class FreshStart:
         Raises:
             OSError: the interpreter could not be started.
         """
-        own = [self._setup_fd, sock.fileno(), zygote_sock.fileno()]
+        # The tracker may have been started anew since the last guardian was.
         tracker_fd = _tracker_fd()
-        process = subprocess.Popen(
-            command("guardian_main", *own),
-            stdin=subprocess.DEVNULL,
-            pass_fds=[*own, tracker_fd, *self.inherited],
-            start_new_session=False,
+        preparation = Preparation(
+            os.getpid(), self._data, tracker_fd, self.inherited, self._fork_workers
         )
+        setup_fd = kernel.anonymous_file("poolwatch-setup")
+        try:
+            with open(os.dup(setup_fd), "wb") as target:
+                target.write(self._pickle(preparation) + self._setup)
+            own = [setup_fd, sock.fileno(), zygote_sock.fileno()]
+            process = subprocess.Popen(
+                command("guardian_main", *own),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[*own, tracker_fd, *self.inherited],
+            )
+        finally:
+            os.close(setup_fd)
         process.returncode = 0  # reaped by pid, as the other kind of guardian
         return Child(process.pid)
 
     def close(self) -> None:
         """Close what was kept for further guardians."""
-        fds, self.inherited = [self._setup_fd, *self.inherited], []
+        fds, self.inherited = self.inherited, []
         _close(fds)

@@ -51,6 +51,9 @@ class Watcher(Protocol):
     def unwatch(self, source: Channel) -> None:
         """Stop that."""
 
+    def watch_writable(self, source: Channel, on_writable: Callable[[], bool]) -> None:
+        """Call back whenever the channel can be written to, until the callback returns True."""
+
     def call_later(self, seconds: float, callback: Callable[[], None]) -> object:
         """Call back once, after so many seconds."""
 
@@ -114,12 +117,16 @@ class Zygote:
         except ProcessLookupError:
             pass
 
-    def send(self, message: Message, fds: list[int] | None = None) -> None:
-        """Write a message; its end of file is seen by whoever reads, so no error here."""
+    def send(self, message: Message, fds: list[int] | None = None) -> bool:
+        """Write a message; its end of file is seen by whoever reads, so no error here.
+
+        Returns:
+            False when the channel is full and must be flushed.
+        """
         try:
-            self.channel.send(message, fds)
+            return self.channel.send(message, fds)
         except ConnectionError:
-            pass
+            return True
 
     def close(self) -> None:
         """Close our descriptors; may be called more than once."""
@@ -172,12 +179,12 @@ class Launcher(ABC):
         """Send a signal to a worker through its zygote (where there are no pidfds)."""
         for zygote in self._zygotes():
             if token in zygote.tokens:
-                zygote.send(control.SignalWorker(token, signum))
+                self._send(zygote, control.SignalWorker(token, signum))
 
     def sweep(self, token: int) -> None:
         """Kill what a worker left behind that exited with status 0 in the middle of a job."""
         for zygote in self._zygotes():
-            zygote.send(control.SweepWorker(token))
+            self._send(zygote, control.SweepWorker(token))
 
     def replace_zygote(self, token: int) -> None:
         """The zygote does not answer to an order: kill it, so that another comes."""
@@ -210,6 +217,10 @@ class Launcher(ABC):
     @abstractmethod
     def _zygote_gone(self, zygote: Zygote) -> None:
         """Deal with the end of a zygote."""
+
+    def _send(self, zygote: Zygote, message: Message, fds: list[int] | None = None) -> None:
+        if not zygote.send(message, fds):
+            self._watcher.watch_writable(zygote.channel, zygote.channel.flush_quietly)
 
     def _watch_zygote(self, zygote: Zygote) -> None:
         self._watcher.watch(zygote.channel, lambda: self._on_zygote(zygote))

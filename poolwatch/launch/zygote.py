@@ -20,7 +20,7 @@ from poolwatch.transport import kernel
 from poolwatch.worker.main import WorkerEnds, WorkerSetup
 from poolwatch.worker.process import become_worker
 
-_ZYGOTE_SECONDS = 1.0  # how long the guardian waits for the zygote's own cleaning up
+_ZYGOTE_SECONDS = 0.3  # how long the guardian waits for the zygote's own cleaning up
 _WORKER_FDS = 4
 _RSS_UNIT = 1024 if kernel.LINUX else 1  # ru_maxrss is in KiB on Linux and in bytes on macOS
 

@@ -11,10 +11,12 @@ half-way is a descriptor that nobody takes; the kernel frees it with the stream.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import pickle
+import resource
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +42,10 @@ class Bulk:
 
     __slots__ = ("fd", "table")
 
+    waiting = 0  # how many there are in this process
+
     def __init__(self, table: bytes, fd: int) -> None:
+        Bulk.waiting += 1
         self.table = table
         self.fd = fd
 
@@ -56,6 +61,7 @@ class Bulk:
         """Give the descriptor back; may be called more than once."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
+            Bulk.waiting -= 1
             os.close(fd)
 
     def __del__(self) -> None:
@@ -68,6 +74,8 @@ def write(parts: Sequence[Any]) -> Bulk:
     Raises:
         OSError: no descriptor or no memory left; the caller sends the payload in the stream.
     """
+    if Bulk.waiting >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4:
+        raise OSError(errno.EMFILE, "too many large payloads wait")
     views = [memoryview(part).cast("B") for part in parts]
     table = struct.pack(f"<{len(views)}Q", *(view.nbytes for view in views))
     bulk = Bulk(table, kernel.anonymous_file("poolwatch-bulk"))
@@ -90,23 +98,45 @@ def load(table: bytes, fd: int) -> Any:
 
     Raises:
         ValueError: the file is not what the table says, or not sealed.
+        Exception: whatever unpickling raised.
+    """
+    return load_mapped(table, map_file(table, fd))
+
+
+def map_file(table: bytes, fd: int) -> memoryview:
+    """Map a payload privately and close its descriptor; the mapping needs none.
+
+    Raises:
+        ValueError: the file is not what the table says, or not sealed.
+        OSError: it cannot be mapped.
     """
     try:
-        lengths = struct.unpack(f"<{len(table) // 8}Q", table)
-        total = sum(_aligned(length) for length in lengths)
+        total = sum(_aligned(length) for length in _lengths(table))
         if os.fstat(fd).st_size < total:
             raise ValueError("bulk payload is shorter than its table says")
         if _SEALS and fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise ValueError("bulk payload is not sealed")
-        view = memoryview(mmap.mmap(fd, max(total, 1), access=mmap.ACCESS_COPY))
+        return kernel.map_privately(fd, max(total, 1))
     finally:
         os.close(fd)
+
+
+def load_mapped(table: bytes, view: memoryview) -> Any:
+    """Unpickle a mapped payload.
+
+    Raises:
+        Exception: whatever unpickling raised.
+    """
     views = []
     position = 0
-    for length in lengths:
+    for length in _lengths(table):
         views.append(view[position : position + length])
         position = _aligned(position + length)
     return pickle.loads(views[0], buffers=views[1:])
+
+
+def _lengths(table: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(table) // 8}Q", table)
 
 
 def _aligned(position: int) -> int:

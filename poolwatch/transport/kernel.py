@@ -7,11 +7,13 @@ best thing: see the docstring of each.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import platform
 import signal
 import sys
 import tempfile
+import weakref
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -22,6 +24,16 @@ _MEMBARRIER_NR = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365,
 LINUX = sys.platform.startswith("linux")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_longlong,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _membarrier_nr = _MEMBARRIER_NR.get(platform.machine()) if LINUX else None
 
 STACK_SIGNAL = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
@@ -71,6 +83,25 @@ def open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None
+
+
+def map_privately(fd: int, size: int) -> memoryview:
+    """Return the file's contents, copied on write, without keeping a descriptor.
+
+    Python's own ``mmap`` keeps a duplicate of the descriptor for as long as the mapping lives, so
+    that a thousand results which nobody has fetched would use up a thousand descriptors.
+
+    Raises:
+        OSError: it cannot be mapped.
+    """
+    address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, fd, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+    buffer = (ctypes.c_char * size).from_address(address)
+    # Whatever was unpickled from the view keeps the buffer alive. Not at exit: it may live on.
+    weakref.finalize(buffer, _libc.munmap, address, size).atexit = False
+    return memoryview(buffer).cast("B")
 
 
 def anonymous_file(name: str) -> int:

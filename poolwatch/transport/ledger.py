@@ -44,6 +44,7 @@ RECEIVING = 6  # serial of the job whose frame has come in part
 FINISHED = 7  # serial of the job whose result has been written last
 JOBS_DONE = 8  # how many results have been written
 ITEM = 9  # chunks of a map: index of the item begun last; NO_ITEM before the first
+SOFT_ITEM = 10  # by the supervisor: value of ITEM when the soft limit passed
 NO_ITEM = 2**64 - 1
 
 ROW_BYTES = 16 * 8

@@ -27,7 +27,7 @@ class Stream:
         self.sock = sock
         self.broken = False
         self._reader = FrameReader(sock)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._out: deque[tuple[memoryview, Bulk | None]] = deque()
 
     def fileno(self) -> int:
@@ -77,6 +77,9 @@ class Stream:
                 sent = self.sock.send(data)
         except BlockingIOError:
             return data
+        except (KeyboardInterrupt, SystemExit):
+            self.broken = True  # nobody knows how much went out
+            raise
         except OSError:
             # The worker is gone, or the kernel has no room for descriptors in flight. The
             # supervisor sees the mark and makes sure that the worker dies; its death is then

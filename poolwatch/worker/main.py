@@ -70,6 +70,7 @@ class Worker:
     def serve(self) -> None:
         """Boot, then run jobs until told to leave, or until the pool is gone."""
         self._orders.install(self._ends.crash_fd, self._ends.stack_fd)
+        os.register_at_fork(after_in_child=self._forget_pool)
         kernel.become_subreaper()
         kernel.register_membarrier()
         _reseed()
@@ -79,6 +80,14 @@ class Worker:
             self._cpu = thread_time_ns()
             self._loop()
         self._leave()
+
+    def _forget_pool(self) -> None:
+        """In a process that a job forks: the stream is not its own, nor are our signals."""
+        self._orders.uninstall()
+        try:
+            self._ends.sock.close()
+        except OSError:
+            pass  # the job has closed it already
 
     def _initialize(self) -> bool:
         if self._setup.initializer is not None:
@@ -132,8 +141,7 @@ class Worker:
         if frame.flags & frames.WANT_ACCEPT:
             self._send(frames.ACCEPTED, b"", serial, first=started)
         kind, payload = self._outcome(frame)
-        if os.getpid() != self._pid:
-            os._exit(0)  # the job forked, and its child has come back here: not our process
+        self._leave_if_forked()
         _flush_stdout()
         cpu, self._cpu = self._cpu, thread_time_ns()
         fields[ledger.PHASE] = ledger.SENDING
@@ -148,15 +156,16 @@ class Worker:
         try:
             call = codec.decode(frame.payload, frame.fd, bool(frame.flags & frames.BULK))
             func, args, kwds = call
-            if frame.flags & frames.CHUNK:
-                func, args, kwds = self._run_chunk, (func, args, kwds, frame.serial), {}
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             missing = isinstance(error, (AttributeError, ImportError))
             if missing and not frame.flags & frames.BY_VALUE:
                 return frames.NOT_FOUND, b""
             return frames.DECODING_FAILED, codec.encode_failure(error)
         try:
-            value = self._call(func, args, kwds, frame.serial)
+            if frame.flags & frames.CHUNK:
+                value = self._run_chunk(func, args, kwds, frame.serial)
+            else:
+                value = self._call(func, args, kwds, frame.serial)
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             if self._orders.terminating and isinstance(error, SystemExit):
                 die_of(SIGTERM)  # a job that swallowed it has lived on, and its result counts
@@ -165,6 +174,11 @@ class Worker:
         if value is None:
             return frames.RESULT, _PICKLED_NONE
         return _encode_result(value)
+
+    def _leave_if_forked(self) -> None:
+        """A job forked, and its child has come back here: this is not the worker."""
+        if os.getpid() != self._pid:
+            os._exit(0)
 
     def _call(self, func: Any, args: Any, kwds: Any, serial: int) -> Any:
         # Signals of the pool act while orders.serial is set. A handler that raises between the
@@ -193,12 +207,19 @@ class Worker:
         for index, item in enumerate(items):
             fields[ledger.ITEM] = index
             try:
-                outcomes.append((True, func(*item) if star else func(item)))
+                try:
+                    orders.begin(serial)
+                    value = func(*item) if star else func(item)
+                finally:
+                    orders.serial = 0  # a signal must not interrupt anything but the item's code
+                outcomes.append((True, value))
             except BaseException as error:
-                if orders.terminating:
+                self._leave_if_forked()
+                if orders.terminating and isinstance(error, SystemExit):
                     raise
                 error.__traceback__ = _without_own_frames(error)
                 outcomes.append((False, codec.encode_failure(error)))
+            self._leave_if_forked()
             now = monotonic_ns()
             if now - sent > _PARTIAL_AFTER:
                 _, payload = _encode_result(outcomes)
@@ -304,7 +325,7 @@ def _flush_stdout() -> None:
     """What the job printed must not be lost with a later job's crash."""
     try:
         sys.stdout.flush()
-    except (AttributeError, ValueError, OSError):
+    except Exception:  # noqa: BLE001
         pass  # closed, replaced, or its reader is gone: the job's own affair
 
 

@@ -46,6 +46,16 @@ class Orders:
         ours = {signal.SIGTERM, kernel.SOFT_LIMIT_SIGNAL, kernel.STACK_SIGNAL}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
 
+    def uninstall(self) -> None:
+        """In a process that a job forks: listen to signals as any process does."""
+        if signal.getsignal(signal.SIGTERM) == self._on_terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(kernel.SOFT_LIMIT_SIGNAL) == self._on_soft_limit:
+            signal.signal(kernel.SOFT_LIMIT_SIGNAL, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        faulthandler.unregister(kernel.STACK_SIGNAL)
+
     def begin(self, serial: int) -> None:
         """The job's own code runs from here on; an order may have come before that."""
         self.terminating = False
@@ -65,7 +75,12 @@ class Orders:
 
     def _on_soft_limit(self, signum: int, frame: FrameType | None) -> None:
         serial = self.serial
-        if serial and self._fields[ledger.SOFT_ORDER] == serial:
+        fields = self._fields
+        if (
+            serial
+            and fields[ledger.SOFT_ORDER] == serial
+            and fields[ledger.SOFT_ITEM] == fields[ledger.ITEM]
+        ):
             self._fields[ledger.SOFT_ORDER] = 0  # once per job: what it does next is its own affair
             raise SoftTimeLimitExceeded("the job's soft time limit has passed")
 

@@ -1,0 +1,206 @@
+"""What ``map_async`` returns."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from poolwatch.checks import seconds
+from poolwatch.exceptions import MaybeEncodingError, TimeoutError
+from poolwatch.job import Outcome
+from poolwatch.transport import codec, frames
+
+T = TypeVar("T")
+
+
+class _Piece(NamedTuple):
+    """The outcomes of neighbouring items, still pickled, or one error for all of them."""
+
+    start: int
+    length: int
+    outcome: Outcome | BaseException
+
+
+class MapResult(Generic[T]):
+    """The results of a ``map_async``, in input order (as ``multiprocessing.pool.MapResult``).
+
+    It is ready when every item is accounted for. Whoever asks first unpickles, in their own thread;
+    with callbacks it is the pool's delivery thread, and the map is ready when they have run.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        callback: Callable[[list[T]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+        deliver: Callable[[Callable[[], object]], None],
+        on_failure: Callable[[str, BaseException], None],
+    ) -> None:
+        """Make one; called by the pool.
+
+        Args:
+            length: number of items.
+            callback: called with the values when all items have succeeded.
+            error_callback: called with the first error in input order when one has not.
+            deliver: has something called on the delivery thread.
+            on_failure: told of a callback that raises.
+        """
+        self._values: list[Any] = [None] * length
+        self._failed: dict[int, BaseException] = {}
+        self._pieces: list[_Piece] = []
+        self._accounted = bytearray(length)  # 1 for every item that has an outcome
+        self._missing = length
+        self._callback = callback
+        self._error_callback = error_callback
+        self._deliver = deliver
+        self._on_failure = on_failure
+        self._aborted: BaseException | None = None
+        self._ready = threading.Event()
+        self._lock = threading.RLock()  # for unpickling, which may come back here
+        if not length:
+            self._complete()
+
+    # -- the pool's side -------------------------------------------------------------------------
+
+    def account(self, start: int, count: int, outcome: Outcome | BaseException) -> None:
+        """Take the outcomes of neighbouring items. Nothing of the user's runs here."""
+        self._pieces.append(_Piece(start, count, outcome))
+        self._missing -= count
+        self._accounted[start : start + count] = b"\1" * count
+        if not self._missing:
+            self._complete()
+
+    def _complete(self) -> None:
+        if self._callback is None and self._error_callback is None:
+            self._ready.set()
+        else:
+            self._deliver(self._call_back)
+
+    def _call_back(self) -> None:
+        try:
+            error = self._first_error()
+            if error is None and self._callback is not None:
+                self._callback(self._values)
+            elif error is not None and self._error_callback is not None:
+                self._error_callback(error)
+        except BaseException as problem:  # noqa: BLE001  (the user's code, even exit(); reported)
+            self._on_failure("callback", problem)
+        finally:
+            self._ready.set()
+
+    def abort(self, error: BaseException) -> None:
+        """Be ready at once: the pool has ended, and a callback may block for ever."""
+        if not self._ready.is_set():
+            self._aborted = error
+            self._ready.set()
+
+    # -- unpickling ------------------------------------------------------------------------------
+
+    def _unpickle(self) -> None:
+        with self._lock:
+            while self._pieces:
+                piece = self._pieces[-1]
+                self._unpickle_piece(piece)
+                self._pieces.remove(piece)  # not when Ctrl-C came in between: then once more
+
+    def _unpickle_piece(self, piece: _Piece) -> None:
+        for index, (succeeded, value) in enumerate(self._outcomes_of(piece), piece.start):
+            if succeeded:
+                self._values[index] = value
+            else:
+                self._failed[index] = value
+
+    def _outcomes_of(self, piece: _Piece) -> list[tuple[bool, Any]]:
+        outcome = piece.outcome
+        if isinstance(outcome, BaseException):
+            return [(False, outcome)] * piece.length
+        if outcome.kind not in (frames.RESULT, frames.PARTIAL):
+            return [(False, codec.decode_failure(outcome.payload))] * piece.length
+        try:
+            return [
+                (True, value) if succeeded else (False, codec.decode_failure(value))
+                for succeeded, value in outcome.load()
+            ]
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __setstate__)
+            problem = MaybeEncodingError(
+                f"the results do not unpickle: {codec.safe_repr(error)}",
+                f"items {piece.start} to {piece.start + piece.length - 1} of a map",
+            )
+            problem.__cause__ = error
+            return [(False, problem)] * piece.length
+
+    def _first_error(self) -> BaseException | None:
+        self._unpickle()
+        return self._failed[min(self._failed)] if self._failed else self._aborted
+
+    # -- the user's side -------------------------------------------------------------------------
+
+    def _await(self, timeout: float | None) -> None:
+        if timeout is not None:
+            timeout = seconds("timeout", timeout, negative=True)
+        if not self._ready.wait(timeout):
+            raise TimeoutError(f"{self._missing} items are not ready after {timeout:g} s")
+
+    def get(self, timeout: float | None = None) -> list[T]:
+        """Return the values in input order, or raise the first error in input order.
+
+        Args:
+            timeout: seconds to wait; None to wait until all items are accounted for.
+
+        Raises:
+            TimeoutError: they are not, after that time.
+            Exception: the error of the first item that failed.
+        """
+        self._await(timeout)
+        error = self._first_error()
+        if error is None:
+            return self._values
+        try:
+            raise error
+        finally:
+            del error, self
+
+    def outcomes(self, timeout: float | None = None) -> list[tuple[bool, Any]]:
+        """Return ``(True, value)`` or ``(False, exception)`` for every item, in input order.
+
+        Args:
+            timeout: as for :meth:`get`.
+
+        Raises:
+            TimeoutError: as for :meth:`get`.
+        """
+        self._await(timeout)
+        self._unpickle()
+        return [self._outcome(index) for index in range(len(self._values))]
+
+    def _outcome(self, index: int) -> tuple[bool, Any]:
+        if index in self._failed:
+            return False, self._failed[index]
+        if not self._accounted[index]:
+            return False, self._aborted
+        return True, self._values[index]
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until every item is accounted for, no longer than ``timeout`` seconds."""
+        if timeout is not None:
+            timeout = seconds("timeout", timeout, negative=True)
+        self._ready.wait(timeout)
+
+    def ready(self) -> bool:
+        """Return True when every item is accounted for."""
+        return self._ready.is_set()
+
+    def successful(self) -> bool:
+        """Return True when no item failed.
+
+        Raises:
+            ValueError: not every item is accounted for.
+        """
+        if not self._ready.is_set():
+            raise ValueError(f"{self!r} not ready")
+        return self._first_error() is None
+
+    def __repr__(self) -> str:
+        state = "ready" if self._ready.is_set() else f"{self._missing} missing"
+        return f"<{type(self).__name__} {len(self._values)} items, {state}>"
