@@ -203,20 +203,22 @@ class Core:
 
     def _finish(self) -> None:
         """Nothing of the pool is left when this returns."""
-        self.supervisor.crew.stop_hiring()
-        self._launcher.stop()
-        self._launcher.wait(_STOP_SECONDS)
-        with self.dispatcher.lock:
-            self._refusal = self._refusal or ValueError("Pool not running")
-            for worker in list(self.supervisor.crew.workers.values()):
-                worker.jobs.clear()
-                self.dispatcher.remove(worker, WorkerState.DEAD)
-                self.supervisor.crew.forget(worker)
-        self._loop.close()
-        self._encoder.stop()
-        self._delivery.stop()
-        _cores.pop(self._number, None)
-        self._stopped.set()
+        try:
+            self.supervisor.crew.stop_hiring()
+            self._launcher.stop()
+            self._launcher.wait(_STOP_SECONDS)
+            with self.dispatcher.lock:
+                self._refusal = self._refusal or ValueError("Pool not running")
+                for worker in list(self.supervisor.crew.workers.values()):
+                    worker.jobs.clear()
+                    self.dispatcher.remove(worker, WorkerState.DEAD)
+                    self.supervisor.crew.forget(worker)
+            self._loop.close()
+        finally:
+            self._encoder.stop()
+            self._delivery.stop()
+            _cores.pop(self._number, None)
+            self._stopped.set()
 
     # -- the ways to end -----------------------------------------------------------------------
 

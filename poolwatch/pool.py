@@ -211,7 +211,7 @@ class Pool:
             )
         name = _name_of(func)
         try:
-            payload, by_value = core.snapshot.encode(func, (func, args, kwds))
+            payload, by_value = core.snapshot.encode(func, (func, args, kwds), args)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return core.handle_of(core.failed_job(name, error, options))
         job = core.submit(name, payload, by_value, options, self)
@@ -307,7 +307,7 @@ class Pool:
         options = JobOptions(soft_timeout=soft, timeout=hard)
         func = chunk.call()[0]
         try:
-            payload, by_value = core.snapshot.encode(func, chunk.call())
+            payload, by_value = core.snapshot.encode(func, chunk.call(), ())
             core.submit_chunk(_name_of(func), payload, by_value, chunk, options, self)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             chunk.fail(error)

@@ -7,6 +7,7 @@ function is sent by value. The same holds for the functions of a module that has
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 from poolwatch.transport import codec
 
 _MAIN = b"__main__"
+_CODE = (FunctionType, type, functools.partial)
 
 
 class Snapshot:
@@ -35,33 +37,41 @@ class Snapshot:
         # The function asked about last, known to be up to date.
         self._last: Callable[[], object] = lambda: None
 
-    def encode(self, func: Any, call: tuple[Any, ...]) -> tuple[codec.Payload, bool]:
+    def encode(
+        self, func: Any, call: tuple[Any, ...], args: tuple[Any, ...]
+    ) -> tuple[codec.Payload, bool]:
         """Pickle a call; the second value tells whether it went by value.
 
         Args:
             func: the function that is called.
             call: what to pickle: the function and its arguments.
+            args: arguments that may be functions themselves.
 
         Raises:
             Exception: whatever pickling raised.
         """
-        if func is not self._last():
-            if self._is_stale(func):
-                return codec.encode_by_value(call, *codec.modules_of(func)), True
+        stale = func is not self._last() and self._is_stale(func)
+        for arg in args:
+            if isinstance(arg, _CODE) and self._is_stale(arg):
+                stale = True
+        if not stale:
             if isinstance(func, FunctionType):
                 self._last = weakref.ref(func)  # weak: it may hold whatever it closes over
-        payload = codec.encode(call)
-        if type(payload) is bytes and _MAIN in payload and self._main_has_changed():
+            payload = codec.encode(call)
             # An argument may be of a class that was defined again.
-            return codec.encode_by_value(call, *codec.modules_of(func)), True
-        return payload, False
+            if type(payload) is not bytes or _MAIN not in payload or not self._main_has_changed():
+                return payload, False
+        modules = [module for value in (func, *args) for module in codec.modules_of(value)]
+        return codec.encode_by_value(call, *modules), True
 
-    def _is_stale(self, func: Any) -> bool:
-        name = getattr(func, "__module__", None)
-        if name is None or not isinstance(name, str):
+    def _is_stale(self, value: Any) -> bool:
+        if isinstance(value, functools.partial):
+            return self._is_stale(value.func)
+        name = getattr(value, "__module__", None)
+        if not isinstance(name, str):
             return False
         if name == "__main__":
-            root = getattr(func, "__qualname__", "").partition(".")[0]
+            root = getattr(value, "__qualname__", "").partition(".")[0]
             known = self._main.get(root)
             return known is None or known() is not vars(sys.modules["__main__"]).get(root)
         module = sys.modules.get(name)

@@ -8,6 +8,7 @@ zygote itself is killed.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import deque
@@ -84,11 +85,19 @@ class ForkLauncher(Launcher):
         """
         own = [os.dup(fd) for fd in fds]
         forker = threading.Thread(target=self._fork, args=(order, own), name="fork", daemon=True)
-        self._forkers.add(forker)
-        forker.start()
+        try:
+            forker.start()
+        except RuntimeError:  # no more threads to be had, so no processes either
+            self._forked.append(_Forked(order.token, None, None, errno.EAGAIN))
+            for fd in own:
+                os.close(fd)
+            # Not from inside the caller, which has not yet noted that it asked.
+            self._watcher.call_later(0, self._take_forked)
+        else:
+            self._forkers.add(forker)
 
     def _fork(self, order: control.StartWorker, fds: list[int]) -> None:
-        channel, child, errno = None, None, 0
+        channel, child, error_number = None, None, 0
         try:
             with self._fork_lock:  # or one zygote would inherit the next one's end of its channel
                 channel, sock = Channel.pair()
@@ -98,21 +107,21 @@ class ForkLauncher(Launcher):
                 finally:
                     sock.close()
         except OSError as error:
-            errno = error.errno or 0
+            error_number = error.errno or 0
         for fd in fds:
             os.close(fd)
-        self._forked.append(_Forked(order.token, channel, child, errno))
+        self._forked.append(_Forked(order.token, channel, child, error_number))
         self._forkers.discard(threading.current_thread())
         if not self._stopping:
             self._watcher.call_later(0, self._take_forked)
 
     def _take_forked(self) -> None:
         while self._forked:
-            token, channel, child, errno = self._forked.popleft()
+            token, channel, child, error_number = self._forked.popleft()
             if child is None or channel is None:
                 if channel is not None:
                     channel.close()
-                self._reports.worker_not_started(token, errno)
+                self._reports.worker_not_started(token, error_number)
                 continue
             zygote = Zygote(channel, child=child, pid=child.pid, tokens={token})
             self._alive.append(zygote)

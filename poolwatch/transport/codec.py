@@ -8,6 +8,7 @@ interactive session) goes through cloudpickle, which sends code by value.
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import pickle
 import sys
@@ -213,7 +214,9 @@ def decode_failure(payload: bytes) -> BaseException:
 
 def modules_of(func: object) -> list[ModuleType]:
     """Return the module of a function, if it is one that can be sent by value."""
-    name = getattr(func, "__module__", None)
+    if isinstance(func, functools.partial):
+        return modules_of(func.func)
+    name = getattr(func, "__module__", None) if callable(func) else None
     module = sys.modules.get(name) if isinstance(name, str) else None
     return [] if module is None or name in ("__main__", "builtins") else [module]
 

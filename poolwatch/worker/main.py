@@ -70,7 +70,11 @@ class Worker:
     def serve(self) -> None:
         """Boot, then run jobs until told to leave, or until the pool is gone."""
         self._orders.install(self._ends.crash_fd, self._ends.stack_fd)
-        os.register_at_fork(after_in_child=self._forget_pool)
+        os.register_at_fork(
+            before=self._orders.block,
+            after_in_parent=self._orders.unblock,
+            after_in_child=self._forget_pool,
+        )
         kernel.become_subreaper()
         kernel.register_membarrier()
         _reseed()
@@ -84,6 +88,7 @@ class Worker:
     def _forget_pool(self) -> None:
         """In a process that a job forks: the stream is not its own, nor are our signals."""
         self._orders.uninstall()
+        self._orders.unblock()
         try:
             self._ends.sock.close()
         except OSError:

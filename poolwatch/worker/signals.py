@@ -18,6 +18,8 @@ from types import FrameType
 from poolwatch.exceptions import SoftTimeLimitExceeded
 from poolwatch.transport import kernel, ledger
 
+_OURS = {signal.SIGTERM, kernel.SOFT_LIMIT_SIGNAL, kernel.STACK_SIGNAL}
+
 
 class Orders:
     """The handlers, and what they need to know of the running job.
@@ -43,8 +45,15 @@ class Orders:
         signal.signal(kernel.SOFT_LIMIT_SIGNAL, self._on_soft_limit)
         faulthandler.enable(file=crash_fd, all_threads=True)
         faulthandler.register(kernel.STACK_SIGNAL, file=stack_fd, all_threads=True, chain=False)
-        ours = {signal.SIGTERM, kernel.SOFT_LIMIT_SIGNAL, kernel.STACK_SIGNAL}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+        self.unblock()
+
+    def block(self) -> None:
+        """Before a job forks: what is meant for its child must not be swallowed by our handlers."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
+
+    def unblock(self) -> None:
+        """After the fork, in both processes."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
 
     def uninstall(self) -> None:
         """In a process that a job forks: listen to signals as any process does."""
