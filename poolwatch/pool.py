@@ -373,8 +373,9 @@ class Pool:
     def terminate(self) -> None:
         """End everything at once: workers are killed, unfinished jobs end with ``Terminated``.
 
-        Returns when nothing of the pool is left, within about a second. Called from a signal handler
-        that has interrupted a method of this pool, it does not wait: that method must end first.
+        Returns when nothing of the pool is left, within about a second. Called from a signal
+        handler that has interrupted a method of this pool, it does not wait: that method must end
+        first.
         """
         self._core.check_owner()
         self._core.terminate()
