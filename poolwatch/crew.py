@@ -217,6 +217,7 @@ class Crew:
         self._break_pool = break_pool
         self._tokens = 0
         self._boot_failures = 0
+        self._proven = False  # some worker has come up, so it can be done
         self._replaced: deque[float] = deque()  # times of the replacements of the last second
         self._deaths: deque[float] = deque()  # times of the deaths at work, with max_restarts
         self._started = 0
@@ -293,6 +294,7 @@ class Crew:
 
     def booted(self, worker: WorkerProcess) -> None:
         """A worker is up. Failures in a row end only when one has done a job, see took_a_job()."""
+        self._proven = True
         self._pause = _FIRST_PAUSE
         self._call_off_boot_timer(worker)
 
@@ -368,7 +370,14 @@ class Crew:
         worker.close()
 
     def boot_failed(self, worker: WorkerProcess, postmortem: Postmortem) -> None:
-        """A worker died before it was up; too many of those in a row break the pool."""
+        """A worker died before it was up; too many of those in a row break the pool.
+
+        A SIGKILL counts only as long as none has ever come up: later it is somebody outside who
+        kills, and a storm of kills must not break the pool whichever phase it hits.
+        """
+        if self._proven and postmortem.exitcode == -signal.SIGKILL:
+            self.died_at_work(postmortem)
+            return
         self._boot_failures += 1
         reason = "its initializer raised" if worker.boot_failure else postmortem.summary()
         self._bus.emit(

@@ -188,6 +188,11 @@ class Bus:
         self._waiting += 1
         self._delivery.put(lambda: self._deliver(event))
 
+    def emit_here(self, event: Event) -> None:
+        """Do what :meth:`emit` does, at once; on the delivery thread only."""
+        self._waiting += 1
+        self._deliver(event)
+
     def _deliver(self, event: Event) -> None:
         self._waiting -= 1
         level = _LEVELS.get(type(event))

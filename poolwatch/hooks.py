@@ -35,7 +35,7 @@ class Hooks:
         try:
             hook(*args, **kwds)
         except BaseException as error:  # noqa: BLE001  (the user's code, even exit(); reported)
-            self._bus.emit(HookFailed(self._bus.pool, name, error))
+            self._bus.emit_here(HookFailed(self._bus.pool, name, error))
 
     def _put(self, name: str, hook: Callable[..., object], *args: Any, **kwds: Any) -> None:
         self._delivery.put(lambda: self._guarded(name, hook, *args, **kwds))
