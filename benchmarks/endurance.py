@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import signal
 import threading
@@ -45,6 +46,7 @@ def snapshot() -> tuple[int, int, int]:
 
 def main() -> None:
     """Print the state before and after."""
+    logging.disable(logging.CRITICAL)  # a line for every loss would drown the figures
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replacements", type=int, default=10_000)
     parser.add_argument("--kill", action="store_true")

@@ -9,6 +9,7 @@ replacement can run.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import statistics
@@ -43,13 +44,14 @@ def measure(pool: Pool) -> tuple[float, float]:
 
 def main() -> None:
     """Print the medians."""
+    logging.disable(logging.CRITICAL)  # a line for every loss would drown the figures
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     rounds = parser.parse_args().rounds
     with Pool(1) as pool:
         pool.apply(os.getpid)
         samples = [measure(pool) for _ in range(rounds)]
-    for name, values in zip(("loss known", "next result"), zip(*samples), strict=True):
+    for name, values in zip(("loss known", "next result"), zip(*samples, strict=True), strict=True):
         low, high = min(values), max(values)
         print(f"{name:12} median {statistics.median(values):6.2f} ms  ({low:.2f} to {high:.2f})")
     with Pool(4) as pool:

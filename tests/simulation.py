@@ -208,9 +208,12 @@ class FakeWorker:
         """Take a signal of the pool: SIGTERM may be swallowed, and acts on its own job only."""
         if signum == signal.SIGKILL:
             self.die(-9)
-        elif signum == signal.SIGTERM and self.stage == "running" and self.frame is not None:
-            if self.fields[ledger.TERM_ORDER] == self.frame.serial and not swallow:
-                self.die(-15)
+        elif signum == signal.SIGTERM and self.stage == "running" and not swallow:
+            self._be_terminated()
+
+    def _be_terminated(self) -> None:
+        if self.frame is not None and self.fields[ledger.TERM_ORDER] == self.frame.serial:
+            self.die(-15)
 
     def die(self, exitcode: int) -> None:
         """End; what was written stays in the stream, and the zygote reports the exit."""
@@ -320,7 +323,7 @@ class World:
         self.loop.now += seconds
         self.loop.settle()
 
-    # -- the end of a schedule ----------------------------------------------------------------------
+    # -- the end of a schedule -----------------------------------------------------------------
 
     def run_out(self, rounds: int = 3000) -> None:
         """Let everybody do their work until nothing is unfinished."""
