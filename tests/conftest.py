@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing.util
 import resource
 from collections.abc import Callable, Iterator
@@ -18,15 +19,34 @@ START_METHODS = ("zygote", "fork", "spawn", "forkserver")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "every_start_method: run the test with each way of making workers, not only the zygote",
+        "every_start_method(but=None): run the test with each way of making workers, or each but "
+        "one, not only with the zygote",
+    )
+    config.addinivalue_line(
+        "markers",
+        "zygote_only: on a parameter, leaves it out with the other ways, which take longer",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "start_method" in metafunc.fixturenames:
+    own = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "start_method" in metafunc.fixturenames and "start_method" not in own:
         everywhere = metafunc.definition.get_closest_marker("every_start_method")
-        methods = START_METHODS if everywhere else START_METHODS[:1]
+        methods = [
+            method
+            for method in START_METHODS
+            if method == "zygote" or (everywhere and method != everywhere.kwargs.get("but"))
+        ]
         metafunc.parametrize("start_method", methods, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def wanted(item: pytest.Item) -> bool:
+        callspec = getattr(item, "callspec", None)
+        method = callspec.params.get("start_method") if callspec else None
+        return method in (None, "zygote") or not item.get_closest_marker("zygote_only")
+
+    items[:] = filter(wanted, items)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,6 +56,8 @@ def _settled(tmp_path_factory: pytest.TempPathFactory) -> None:
     multiprocessing.util.get_temp_dir()
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # jobs crash here: no core files
+    gc.collect()
+    gc.freeze()  # or every test's collection would look at all the modules again
 
 
 @pytest.fixture(autouse=True)

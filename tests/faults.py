@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -138,8 +139,12 @@ def hang_with_two_children(bell: str) -> None:
 
 def fork_then_die(bell: str) -> None:
     """Leaves a forked grandchild, a started one and one in a session of its own, and dies."""
+    read, write = os.pipe()
     if not os.fork():
-        hang(bell)
+        ring(bell)
+        os.write(write, b".")
+        time.sleep(3600)
+    os.read(read, 1)  # it must have rung before it is killed with the rest
     sleeping_child(bell)
     sleeping_child(bell, start_new_session=True)
     kill_self(signal.SIGKILL)
@@ -152,6 +157,51 @@ def fork_and_return() -> tuple[int, int]:
     if child:
         os.waitpid(child, 0)
     return os.getpid(), worker
+
+
+# -- jobs that tamper with their worker ------------------------------------------------------
+
+
+def close_every_descriptor() -> None:
+    os.closerange(3, 1000)
+
+
+def scribble_on_descriptors() -> None:
+    """Writes rubbish into the worker's stream and the memory files that it shares with the pool."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith(("socket:", "/memfd:poolwatch")):
+                os.set_blocking(int(name), False)
+                os.write(int(name), b"\xff" * 4096)
+        except OSError:
+            pass  # it was the descriptor of the listing, or takes no more
+
+
+def kill_parent() -> NoReturn:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(3600)
+    raise AssertionError("the worker outlives its zygote by an hour")
+
+
+def hang_with_signals_blocked(bell: str) -> NoReturn:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    hang_deaf(bell)
+
+
+def leave_a_thread() -> int:
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    return os.getpid()
+
+
+def raise_it(error: type[BaseException], text: str) -> NoReturn:
+    raise error(text)
+
+
+def deeply_nested() -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    return nested
 
 
 # -- payloads that misbehave ------------------------------------------------------------------
@@ -274,6 +324,11 @@ def initializer_raises(path: str) -> NoReturn:
 
 def initializer_dies(path: str) -> None:
     note_and_kill_self(path)
+
+
+def initializer_hangs(path: str) -> None:
+    note(path, os.getpid())
+    time.sleep(3600)
 
 
 def initializer_raises_at_first(path: str, times: int) -> None:

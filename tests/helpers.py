@@ -179,6 +179,24 @@ def assert_full_strength(pool: Any) -> None:
         assert sorted(job.get(DEADLINE) for job in jobs) == pids
 
 
+@contextlib.contextmanager
+def one_batch(pool: Any) -> Iterator[None]:
+    """What is submitted to the pool of one meanwhile goes to its worker in one go, many at a time.
+
+    The pool sends short jobs ahead, so it is given some; the worker is stopped until all are in.
+    """
+    pid = only_worker(pool)
+    for job in [pool.apply_async(work.square, (n,)) for n in range(300)]:
+        job.get(DEADLINE)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for n in range(200):
+            pool.apply_async(work.square, (n,))
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def only_worker(pool: Any) -> int:
     """The pid of the one worker of a pool of one, once it works."""
     return int(pool.apply_async(os.getpid).get(DEADLINE))

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class LeakWatch:
         os.environ[MARK] = self.mark
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.directory)
         self._marked_descriptor = os.memfd_create(f"{MARK}-{self.mark}")
-        self._processes = set(_all_processes())
+        self._pids = set(psutil.pids())
         self._threads = set(threading.enumerate())
         self._descriptors = _descriptors()
         self._shared = _names(SHARED_MEMORY)
@@ -70,12 +70,12 @@ class LeakWatch:
 
     def kill(self) -> None:
         """Kills every process that the test has left, and reaps those that are our children."""
-        children = psutil.Process().children()
         left = self.processes()
+        children = [process for process in psutil.Process().children() if process in left]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs([process for process in left if process in children], timeout=2)
+        psutil.wait_procs(children, timeout=2)
 
     def processes(self) -> list[psutil.Process]:
         """The test's processes, zombies among them, that are there now and were not before."""
@@ -84,14 +84,8 @@ class LeakWatch:
             resource_tracker._resource_tracker._pid,
             forkserver._forkserver._forkserver_pid,
         }
-        family = {process.pid for process in psutil.Process().children(recursive=True)}
-        return [
-            process
-            for process in _all_processes()
-            if process not in self._processes
-            and process.pid not in own_helpers
-            and (process.pid in family or self._is_marked(process))
-        ]
+        fresh = [pid for pid in psutil.pids() if pid not in self._pids | own_helpers]
+        return [process for process in _processes(fresh) if self._is_ours(process)]
 
     def _look(self) -> Iterator[str]:
         for process in self.processes():
@@ -108,12 +102,16 @@ class LeakWatch:
         for name in sorted(fresh - self._used_by_strangers(fresh)):
             yield f"file {SHARED_MEMORY / name}"
 
-    def _is_marked(self, process: psutil.Process) -> bool:
+    def _is_ours(self, process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(MARK) == self.mark:
                 return True
         held = _descriptors(process.pid).values()
-        return any(self.mark in target for target in held)
+        if any(self.mark in target for target in held):
+            return True
+        with contextlib.suppress(psutil.Error):
+            return os.getpid() in [parent.pid for parent in process.parents()]
+        return False
 
     def _used_by_strangers(self, names: set[str]) -> set[str]:
         """Those of the names in /dev/shm that some other program has mapped or open."""
@@ -121,9 +119,7 @@ class LeakWatch:
         if not names:
             return used
         ours = {process.pid for process in self.processes()} | {os.getpid()}
-        for process in _all_processes():
-            if process.pid in ours:
-                continue
+        for process in _processes(pid for pid in psutil.pids() if pid not in ours):
             text = "\n".join(_descriptors(process.pid).values())
             with contextlib.suppress(OSError):
                 text += Path(f"/proc/{process.pid}/maps").read_text()
@@ -131,9 +127,9 @@ class LeakWatch:
         return used
 
 
-def _all_processes() -> list[psutil.Process]:
+def _processes(pids: Iterable[int]) -> list[psutil.Process]:
     found = []
-    for pid in psutil.pids():
+    for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             found.append(psutil.Process(pid))
     return found

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import faults
+import psutil
 import pytest
 import work
 from helpers import (
@@ -117,7 +118,7 @@ class BlockingHandler(logging.Handler):
         self.leave.wait(DEADLINE * 2)
 
 
-@pytest.mark.every_start_method
+@pytest.mark.every_start_method(but="fork")
 def test_replacement_while_another_thread_holds_the_logging_lock(make_pool: Any) -> None:
     """Neither the parent nor the new worker gets stuck on a lock that was held at the fork."""
     pool = make_pool(2)
@@ -130,6 +131,49 @@ def test_replacement_while_another_thread_holds_the_logging_lock(make_pool: Any)
             job.get(DEADLINE)
         assert pool.apply_async(work.log_something).get(DEADLINE) == "logged"
         assert_full_strength(pool)
+
+
+@pytest.mark.parametrize("start_method", ["fork"], indirect=True)
+def test_plain_fork_waits_for_the_logging_lock_and_nothing_else_does(
+    make_pool: Any, start_method: str
+) -> None:
+    """A fork of the parent needs the lock; losses, limits and the other worker's jobs do not."""
+    pool = make_pool(2)
+    assert_full_strength(pool)
+    with held_by_another_thread(logging._lock):
+        job = pool.apply_async(faults.kill_self, (signal.SIGKILL,))
+        with pytest.raises(WorkerLostError, match="SIGKILL"):
+            job.get(DEADLINE)
+        jobs = [pool.apply_async(work.square, (n,)) for n in range(20)]
+        assert [job.get(DEADLINE) for job in jobs] == [n * n for n in range(20)]
+    assert_full_strength(pool)
+
+
+def test_initializer_that_hangs_is_bounded(make_pool: Any, tmp_path: Any) -> None:
+    """Workers that do not come up within boot_timeout are killed, and count as failures."""
+    path = tmp_path / "boots"
+    pool = make_pool(
+        1,
+        initializer=faults.initializer_hangs,
+        initargs=(str(path),),
+        max_boot_failures=2,
+        boot_timeout=1,
+    )
+    with pytest.raises((BootError, PoolBroken)):
+        pool.apply_async(work.square, (3,)).get(DEADLINE)
+    assert len(lines(path)) == 2
+
+
+def test_stopped_zygote_is_replaced(make_pool: Any) -> None:
+    """A zygote that was stopped from outside does not keep the pool from replacing workers."""
+    pool = make_pool(2, boot_timeout=2)
+    assert_full_strength(pool)
+    pids = worker_pids(pool)
+    os.kill(psutil.Process(pids[0]).ppid(), signal.SIGSTOP)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
+    assert_full_strength(pool)
 
 
 def test_log_handler_that_blocks_does_not_hold_up_the_pool(make_pool: Any) -> None:

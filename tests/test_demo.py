@@ -607,6 +607,7 @@ def test_crawl_with_faults_adds_up(nothing_left_over: LeakWatch) -> None:
     assert not nothing_left_over.processes()
     assert status == 0, output
     assert "\x1b" not in output
+    assert "poolwatch-demo: job" not in output
     assert "workers asked for 4, alive 4" in output
     assert "It adds up." in output
     assert "One postmortem of" in output
@@ -624,9 +625,11 @@ def test_plain_crawl_adds_up() -> None:
 
 @pytest.mark.timeout(180)
 def test_every_handler_goes_wrong() -> None:
-    """A pool that loses workers all the time still ends each page."""
-    status, output = run_demo("--pages", 40, "--faults", 1, "--timeout", 2, "--seed", 5)
+    """A pool that loses workers all the time still ends each page; asked to, it logs each loss."""
+    options = ("--pages", 40, "--faults", 1, "--timeout", 2, "--seed", 5, "--verbose")
+    status, output = run_demo(*options)
     assert status == 0, output
+    assert "poolwatch-demo: job" in output
     assert "40 found = 1 parsed + 39 failed" in output
 
 

@@ -36,6 +36,14 @@ DEATHS = {
 }
 
 
+def deaths(*zygote_only: str) -> list[Any]:
+    """All the deaths as parameters, some of them for the zygote only."""
+    return [
+        pytest.param(name, marks=[pytest.mark.zygote_only] if name in zygote_only else [])
+        for name in DEATHS
+    ]
+
+
 def assert_lost(job: Any, exitcode: int, status: str) -> WorkerLostError:
     """The job ends with a loss that says how the worker ended, and what it did."""
     with pytest.raises(WorkerLostError) as caught:
@@ -55,7 +63,7 @@ def assert_lost(job: Any, exitcode: int, status: str) -> WorkerLostError:
 
 
 @pytest.mark.every_start_method
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize("death", deaths("SIGSEGV", "exit 3"))
 def test_only_the_job_that_kills_its_worker_fails(make_pool: Any, death: str) -> None:
     """A death fails the guilty job, with its cause; jobs before and after it are not touched."""
     func, argument, exitcode, status = DEATHS[death]
@@ -104,7 +112,7 @@ def test_loss_is_logged(make_pool: Any, caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.every_start_method
-@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("code", [pytest.param(0, marks=pytest.mark.zygote_only), 3])
 def test_sys_exit_is_the_jobs_own_exception(make_pool: Any, code: int) -> None:
     """sys.exit() in a job reaches the caller as SystemExit, and the worker lives on."""
     pool = make_pool(1)

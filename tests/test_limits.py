@@ -15,6 +15,7 @@ from helpers import (
     Stage,
     assert_full_strength,
     assert_gone,
+    one_batch,
     only_worker,
 )
 
@@ -33,15 +34,15 @@ def assert_timed_out(job: Any, limit: float) -> TimeLimitExceeded:
 # -- the hard limit ---------------------------------------------------------------------------
 
 
-@pytest.mark.every_start_method
-@pytest.mark.parametrize("where", ["pool", "job"])
+@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.parametrize("where", [pytest.param("pool", marks=pytest.mark.zygote_only), "job"])
 def test_hard_limit_ends_the_job_and_its_worker(make_pool: Any, stage: Stage, where: str) -> None:
     """A limit given to the pool or to the job ends the job, says where it was, kills its worker."""
-    limit = {"timeout": 1}
+    limit = {"timeout": 0.5}
     pool = make_pool(2, **(limit if where == "pool" else {}))
     job = pool.apply_async(faults.hang, (stage.bell,), **(limit if where == "job" else {}))
     pid = int(stage.heard())
-    error = assert_timed_out(job, 1)
+    error = assert_timed_out(job, 0.5)
     assert "faults.py" in error.stack
     assert "hang" in error.stack
     assert not isinstance(error, WorkerLostError)
@@ -70,8 +71,18 @@ def test_time_in_the_queue_does_not_count(make_pool: Any) -> None:
     """The clock of a job starts when it begins, not when it is submitted or sent."""
     pool = make_pool(1)
     pid = only_worker(pool)
-    jobs = [pool.apply_async(work.pid_after, (0.4,), timeout=2) for _ in range(8)]
+    jobs = [pool.apply_async(work.pid_after, (0.4,), timeout=1.5) for _ in range(6)]
     assert {job.get(DEADLINE) for job in jobs} == {pid}
+
+
+def test_time_behind_another_job_does_not_count(make_pool: Any) -> None:
+    """A job that was sent to its worker ahead, behind a long one, has its whole limit."""
+    pool = make_pool(1)
+    with one_batch(pool):
+        long = pool.apply_async(work.pid_after, (1.2,), timeout=30)
+        limited = pool.apply_async(work.pid_after, (1.2,), timeout=2.2)
+    assert long.get(DEADLINE) == limited.get(DEADLINE)
+    assert limited.attempts == 1
 
 
 def test_one_job_over_its_limit_leaves_the_others_alone(
@@ -113,7 +124,7 @@ def test_limit_of_get_is_not_the_jobs(make_pool: Any, stage: Stage) -> None:
 
 
 @pytest.mark.every_start_method
-@pytest.mark.parametrize("where", ["pool", "job"])
+@pytest.mark.parametrize("where", [pytest.param("pool", marks=pytest.mark.zygote_only), "job"])
 def test_soft_limit_can_be_caught_in_the_job(make_pool: Any, stage: Stage, where: str) -> None:
     """SoftTimeLimitExceeded is raised inside the job, which may clean up and return."""
     limit = {"soft_timeout": 0.3}
@@ -124,7 +135,7 @@ def test_soft_limit_can_be_caught_in_the_job(make_pool: Any, stage: Stage, where
     assert only_worker(pool) == pid
 
 
-@pytest.mark.every_start_method
+@pytest.mark.every_start_method(but="spawn")
 def test_soft_limit_that_is_not_caught_is_the_jobs_exception(make_pool: Any, stage: Stage) -> None:
     """get() raises SoftTimeLimitExceeded, and the worker goes on."""
     pool = make_pool(1)
@@ -135,16 +146,18 @@ def test_soft_limit_that_is_not_caught_is_the_jobs_exception(make_pool: Any, sta
     assert only_worker(pool) == pid
 
 
-@pytest.mark.every_start_method
-@pytest.mark.parametrize("func", [faults.swallow_soft, faults.hang_in_sum])
+@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.parametrize(
+    "func", [faults.swallow_soft, pytest.param(faults.hang_in_sum, marks=pytest.mark.zygote_only)]
+)
 def test_swallowed_soft_limit_is_followed_by_the_hard_one(
     make_pool: Any, stage: Stage, func: Any
 ) -> None:
     """A job that swallows its soft limit, or cannot see it in C code, meets the hard one."""
     pool = make_pool(2)
-    job = pool.apply_async(func, (stage.bell,), soft_timeout=0.3, timeout=1)
+    job = pool.apply_async(func, (stage.bell,), soft_timeout=0.3, timeout=0.6)
     pid = int(stage.heard())
-    error = assert_timed_out(job, 1)
+    error = assert_timed_out(job, 0.6)
     assert func.__name__ in error.stack
     assert_gone(pid)
     assert_full_strength(pool)

@@ -21,13 +21,14 @@ from helpers import (
     eventually,
     kill_and_wait,
     lines,
+    one_batch,
     only_worker,
     outcome,
     running_script,
     worker_pids,
 )
 
-from poolwatch import JobCancelled, Terminated, WorkerLostError
+from poolwatch import JobCancelled, Terminated, WorkerLostError, events
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -42,10 +43,11 @@ def test_jobs_that_had_not_begun_move_without_cost(
     """Jobs sent ahead to a worker that dies run once, elsewhere, and it is their first attempt."""
     path = str(tmp_path / "begun")
     pool = make_pool(1)
-    for job in [pool.apply_async(work.square, (n,)) for n in range(200)]:
-        job.get(DEADLINE)  # short jobs: the pool now sends several ahead
-    guilty = pool.apply_async(faults.hang, (stage.bell,))
-    innocent = [pool.apply_async(work.noted, (path, n)) for n in range(100)]
+    told: list[events.Event] = []
+    pool.listen(told.append)
+    with one_batch(pool):
+        guilty = pool.apply_async(faults.hang, (stage.bell,))
+        innocent = [pool.apply_async(work.noted, (path, n)) for n in range(100)]
     kill_and_wait(int(stage.heard()))
     with pytest.raises(WorkerLostError, match="SIGKILL"):
         guilty.get(DEADLINE)
@@ -53,18 +55,25 @@ def test_jobs_that_had_not_begun_move_without_cost(
     assert {job.attempts for job in innocent} == {1}
     assert {job.worker_lost for job in innocent} == {None}
     assert sorted(map(int, lines(path))) == list(range(100))
+    ids = {job.job_id for job in innocent}
+
+    def some_were_sent_ahead() -> bool:
+        moves = [e for e in list(told) if isinstance(e, events.JobMoved) and e.job_id in ids]
+        return any(e.old == "SENT" and e.new == "PENDING" for e in moves)
+
+    eventually(some_were_sent_ahead)
 
 
-@pytest.mark.every_start_method
+@pytest.mark.every_start_method(but="spawn")
 def test_no_side_effect_is_seen_twice_in_a_hail_of_deaths(make_pool: Any, tmp_path: Any) -> None:
     """With every seventh job killing its worker, each of the others runs exactly once."""
     path = str(tmp_path / "begun")
     pool = make_pool(2)
-    jobs = [pool.apply_async(faults.die_if, (n, n if n % 7 == 3 else -1, path)) for n in range(100)]
+    jobs = [pool.apply_async(faults.die_if, (n, n if n % 7 == 3 else -1, path)) for n in range(50)]
     ends = [outcome(job) for job in jobs]
     for number, end in enumerate(ends):
         assert isinstance(end, WorkerLostError) if number % 7 == 3 else end == number
-    assert sorted(map(int, lines(path))) == list(range(100))
+    assert sorted(map(int, lines(path))) == list(range(50))
     assert_full_strength(pool)
 
 
@@ -97,7 +106,7 @@ def test_map_loses_no_other_chunk(make_pool: Any, tmp_path: Any) -> None:
 # -- ended on purpose or not ------------------------------------------------------------------
 
 
-@pytest.mark.every_start_method
+@pytest.mark.every_start_method(but="spawn")
 def test_terminated_job_is_not_shown_as_lost(make_pool: Any, stage: Stage) -> None:
     """terminate_job() ends the job with Terminated, also when it is deaf, and only that job."""
     pool = make_pool(2)
@@ -171,17 +180,27 @@ def test_result_terminate_of_a_waiting_job_hurts_no_worker(make_pool: Any, stage
     assert only_worker(pool) == pid
 
 
-def test_cancel_takes_back_what_waits_and_leaves_what_runs(make_pool: Any, stage: Stage) -> None:
-    """cancel() before the job begins resolves it with JobCancelled; later it does nothing."""
+def test_cancel_takes_back_what_waits_and_stops_what_runs(make_pool: Any, stage: Stage) -> None:
+    """cancel() resolves the handle with JobCancelled; a job that runs is stopped with its tree."""
+    pool = make_pool(1)
+    running = pool.apply_async(faults.hang_with_child, (stage.bell,))
+    child = int(stage.heard())
+    waiting = pool.apply_async(work.square, (3,))
+    for job in (waiting, running):
+        assert job.cancel()
+        with pytest.raises(JobCancelled) as caught:
+            job.get(DEADLINE)
+        assert isinstance(caught.value, concurrent.futures.CancelledError)
+    assert_gone(child)
+    assert_full_strength(pool)
+
+
+def test_cancel_of_a_waiting_job_hurts_no_worker(make_pool: Any, stage: Stage) -> None:
+    """The job that runs before a cancelled one, and the worker, do not notice."""
     pool = make_pool(1)
     running = pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate))
     pid = int(stage.heard())
-    waiting = pool.apply_async(work.square, (3,))
-    assert waiting.cancel()
-    assert not running.cancel()
-    with pytest.raises(JobCancelled) as caught:
-        waiting.get(DEADLINE)
-    assert isinstance(caught.value, concurrent.futures.CancelledError)
+    assert pool.apply_async(work.square, (3,)).cancel()
     stage.let_go()
     assert running.get(DEADLINE) == pid
     assert not running.cancel()
@@ -202,7 +221,7 @@ def test_termination_of_a_finished_job_changes_nothing(make_pool: Any) -> None:
 # -- signals and kills from outside -----------------------------------------------------------
 
 
-@pytest.mark.every_start_method
+@pytest.mark.every_start_method(but="spawn")
 def test_signals_to_the_workers_hurt_nobody(make_pool: Any, stage: Stage) -> None:
     """SIGINT and SIGTERM from outside disturb neither busy nor idle workers."""
     pool = make_pool(2)
@@ -236,8 +255,16 @@ def test_signals_to_the_whole_group_hurt_nobody(stage: Stage, start_method: str)
         assert parent.returncode == 0
 
 
-@pytest.mark.every_start_method
-@pytest.mark.parametrize("phase", ["idle", "running", "receiving", "sending"])
+@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param("idle", marks=pytest.mark.zygote_only),
+        pytest.param("running", marks=pytest.mark.zygote_only),
+        "receiving",
+        "sending",
+    ],
+)
 def test_worker_may_be_killed_in_any_phase(make_pool: Any, stage: Stage, phase: str) -> None:
     """Whatever a worker is doing when it is killed, the pool goes on at full strength."""
     pool = make_pool(2)
@@ -259,43 +286,87 @@ def test_worker_may_be_killed_in_any_phase(make_pool: Any, stage: Stage, phase: 
     assert_full_strength(pool)
 
 
-def maker_of(pid: int) -> int:
-    """The process that has made the worker: zygote or launcher."""
-    maker = psutil.Process(pid).ppid()
-    if maker == os.getpid():
-        pytest.skip("the test process itself has made the worker")
-    return maker
+def helpers_of(pool: Any) -> dict[str, list[int]]:
+    """Whom to kill: the process that has made the workers, its guardian, or both.
+
+    Only what descends from this test is ever named. The guardian is the zygote's parent, or after
+    the death of one its child.
+    """
+    workers = worker_pids(pool)
+    zygote = psutil.Process(workers[0]).parent()
+    family = psutil.Process().children(recursive=True)
+    near = [zygote.parent(), *zygote.children()]
+    guardians = [p.pid for p in near if p.pid not in workers and (p in family or p != near[0])]
+    assert os.getpid() not in (zygote.pid, *guardians)
+    return {"zygote": [zygote.pid], "guardian": guardians, "both": [*guardians, zygote.pid]}
 
 
-@pytest.mark.every_start_method
-def test_pool_outlives_its_zygote(make_pool: Any, stage: Stage) -> None:
-    """When the process that makes workers dies, running jobs are lost with that reason, once."""
+@pytest.mark.every_start_method(but="fork")
+@pytest.mark.parametrize(
+    "helper",
+    [
+        "zygote",
+        pytest.param("guardian", marks=pytest.mark.zygote_only),
+        pytest.param("both", marks=pytest.mark.zygote_only),
+    ],
+)
+def test_pool_outlives_its_helpers(make_pool: Any, stage: Stage, helper: str) -> None:
+    """With the zygote, jobs that run are lost for that reason; waiting jobs and the pool go on."""
     pool = make_pool(2)
-    for _ in range(2):
-        assert_full_strength(pool)
-        before = worker_pids(pool)
-        running = pool.apply_async(faults.hang_with_child, (stage.bell,))
-        child = int(stage.heard())
-        eventually(lambda running=running: running.pid)
+    for _ in range(2):  # what takes over can be killed as well
+        # With both gone nobody is left who could find the children of the workers.
+        func = faults.hang if helper == "both" else faults.hang_with_child
+        running = [pool.apply_async(func, (stage.bell,)) for _ in range(2)]
+        children = stage.heard_pids(2)
+        eventually(lambda running=running: all(job.pid for job in running))
         waiting = [pool.apply_async(work.square, (n,)) for n in range(20)]
-        maker = maker_of(running.pid)
-        made = [pid for pid in before if maker_of(pid) == maker]
-        with ProcessWatch([*made, child]) as watch:
-            kill_and_wait(maker)
-            with pytest.raises(WorkerLostError, match=r"(?i)zygote|launcher|forkserver"):
-                running.get(DEADLINE)
-            assert [job.get(DEADLINE) for job in waiting] == [n * n for n in range(20)]
-            assert_full_strength(pool)
+        workers = [job.pid for job in running]
+        victims = helpers_of(pool)[helper]
+        with ProcessWatch(victims) as watch, ProcessWatch(workers) as workers_watch:
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
             watch.assert_gone()
-        assert not set(made) & set(worker_pids(pool))
+            if helper == "guardian":
+                assert workers_watch.alive(0.5) == sorted(workers)
+                for job in running:
+                    job.terminate()
+            workers_watch.assert_gone()
+        for job in running:
+            with pytest.raises((WorkerLostError, Terminated)) as caught:
+                job.get(DEADLINE)
+            assert helper == "guardian" or "zygote" in str(caught.value)
+        assert [job.get(DEADLINE) for job in waiting] == [n * n for n in range(20)]
+        assert {job.attempts for job in waiting} == {1}
+        assert_gone(*children)
+        assert_full_strength(pool)
 
 
-@pytest.mark.every_start_method
+@pytest.mark.parametrize("start_method", ["fork"], indirect=True)
+def test_pool_outlives_a_zygote_of_plain_fork(
+    make_pool: Any, stage: Stage, start_method: str
+) -> None:
+    """There each worker has a zygote of its own: the death of one costs one job."""
+    pool = make_pool(2)
+    jobs = [pool.apply_async(faults.hang, (stage.bell,)) for _ in range(2)]
+    stage.heard_pids(2)
+    eventually(lambda: all(job.pid for job in jobs))
+    with ProcessWatch([jobs[0].pid]) as watch:
+        kill_and_wait(psutil.Process(jobs[0].pid).ppid())
+        with pytest.raises(WorkerLostError, match="zygote"):
+            jobs[0].get(DEADLINE)
+        watch.assert_gone()
+    assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
+    assert not jobs[1].ready()
+    jobs[1].terminate()
+    assert_full_strength(pool)
+
+
+@pytest.mark.every_start_method(but="spawn")
 def test_pool_outlives_an_idle_zygotes_death(make_pool: Any) -> None:
     """With no job running, the death of the zygote costs no job at all."""
     pool = make_pool(2)
     assert_full_strength(pool)
-    kill_and_wait(maker_of(worker_pids(pool)[0]))
+    kill_and_wait(helpers_of(pool)["zygote"][0])
     jobs = [pool.apply_async(work.square, (n,)) for n in range(20)]
     assert [outcome(job) for job in jobs].count(None) == 0
     assert_full_strength(pool)

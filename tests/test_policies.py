@@ -94,7 +94,7 @@ def test_grace_period_ends_with_the_pool(make_pool: Any, stage: Stage) -> None:
 # -- RetryLost and Quarantine -----------------------------------------------------------------
 
 
-@pytest.mark.every_start_method
+@pytest.mark.every_start_method(but="spawn")
 def test_retry_runs_the_job_again(make_pool: Any, tmp_path: Any) -> None:
     """A job that dies twice succeeds at its third attempt, and its handle counts them."""
     path = str(tmp_path / "begun")
@@ -231,7 +231,7 @@ def test_deaths_at_work_never_break_the_pool(make_pool: Any) -> None:
     assert_full_strength(pool)
 
 
-@pytest.mark.every_start_method
+@pytest.mark.every_start_method(but="spawn")
 def test_more_restarts_than_allowed_break_the_pool(make_pool: Any) -> None:
     """Past max_restarts the jobs get RestartFreqExceeded, and so do later ones."""
     pool = make_pool(2, max_restarts=3, max_restart_freq=600)

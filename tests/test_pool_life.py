@@ -44,7 +44,7 @@ def test_ten_pools_at_once(make_pool: Any) -> None:
     assert [pool.apply_async(work.square, (3,)).get(DEADLINE) for pool in pools[1::2]] == [9] * 5
 
 
-@pytest.mark.every_start_method
+@pytest.mark.every_start_method(but="spawn")
 def test_context_manager_terminates(start_method: str, stage: Stage) -> None:
     """Leaving the block ends the workers, busy ones too, as in multiprocessing."""
     with Pool(2, context=start_method) as pool:
@@ -56,7 +56,7 @@ def test_context_manager_terminates(start_method: str, stage: Stage) -> None:
     bounded(pool.join)
 
 
-@pytest.mark.every_start_method
+@pytest.mark.every_start_method(but="spawn")
 def test_close_and_join_wait_for_the_jobs(make_pool: Any, stage: Stage) -> None:
     """After close() the jobs given are still done; join() returns when workers have left."""
     pool = make_pool(2)
@@ -128,7 +128,14 @@ def test_results_outlive_their_pool(make_pool: Any) -> None:
 
 
 @pytest.mark.every_start_method
-@pytest.mark.parametrize("state", ["idle", "busy", "closed"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        "busy",
+        pytest.param("idle", marks=pytest.mark.zygote_only),
+        pytest.param("closed", marks=pytest.mark.zygote_only),
+    ],
+)
 def test_interpreter_exit_with_an_open_pool_leaves_nothing(
     start_method: str, state: str, stage: Stage
 ) -> None:

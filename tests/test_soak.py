@@ -18,7 +18,7 @@ from poolwatch import WorkerLostError
 
 JOBS = 20_000
 PAUSE = 0.02  # seconds between two kills
-PATIENCE = 50.0  # seconds for all of it
+PATIENCE = 100.0  # seconds for all of it on a busy machine; a fifth of that on an idle one
 
 
 class Killer(threading.Thread):
@@ -51,11 +51,11 @@ class Killer(threading.Thread):
         self.join()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(150)
 def test_every_job_is_accounted_for_under_a_rain_of_kills(make_pool: Any, tmp_path: Any) -> None:
     """Results + losses = jobs, each side effect is seen at most once, and the pool is whole."""
     path = str(tmp_path / "begun")
-    pool = make_pool(2)
+    pool = make_pool(4)
     killer = Killer(pool)
     killer.start()
     try:

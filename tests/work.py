@@ -95,6 +95,17 @@ def log_something() -> str:
     return "logged"
 
 
+def terminate_own_child() -> int | None:
+    """The exit code of a forked child that was asked to terminate; None if it did not."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+    child.start()
+    child.terminate()
+    child.join(5)
+    exitcode = child.exitcode
+    child.kill()
+    return exitcode
+
+
 def draw(bell: str, gate: str) -> tuple[float, float]:
     import numpy  # here: most jobs do without, and it takes its time
 

@@ -47,7 +47,8 @@ def limited(pids: set[int], limit: int) -> Iterator[None]:
         yield
     finally:
         for pid, limits in before.items():
-            resource.prlimit(pid, limit, limits)
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, limit, limits)
 
 
 def main(start_method: str, limit_name: str) -> None:
@@ -57,9 +58,8 @@ def main(start_method: str, limit_name: str) -> None:
         pool.listen(told.event)
         assert_full_strength(pool)
         first, second = worker_pids(pool)
-        makers = {psutil.Process(first).ppid()}
-        if limit_name == "NOFILE":
-            makers.add(os.getpid())
+        family = {process.pid for process in psutil.Process().children(recursive=True)}
+        makers = (family | {os.getpid()}) - {first, second}
         with limited(makers, getattr(resource, f"RLIMIT_{limit_name}")):
             os.kill(first, signal.SIGKILL)
             eventually(told.of_refusal)

@@ -19,6 +19,6 @@ if __name__ == "__main__":
     if state == "busy":
         jobs = [pool.apply_async(faults.hang_deaf, (bell,)) for _ in range(5)]
         eventually(lambda: jobs[0].accepted() and jobs[1].accepted())
+    print(*[process.pid for process in psutil.Process().children(recursive=True)])
     if state == "closed":
         pool.close()
-    print(*[process.pid for process in psutil.Process().children(recursive=True)])

@@ -1,9 +1,12 @@
 """A function of __main__ and one of a module, both redefined after the pool was made."""
 
+import functools
 import importlib
 import sys
 import tempfile
 from pathlib import Path
+
+import work
 
 from poolwatch import Pool
 
@@ -31,3 +34,5 @@ if __name__ == "__main__":
             importlib.invalidate_caches()
             importlib.reload(module)
             print(pool.apply(module.answer))
+            print(pool.apply(functools.partial(module.answer)))
+            print(pool.apply(work.call, (module.answer,)))
