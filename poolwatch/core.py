@@ -177,11 +177,13 @@ class Core:
 
     def infos(self) -> list[WorkerInfo]:
         """Return what a user may see of the workers."""
+        self.check_owner()
         with self.dispatcher.lock:
             return self.supervisor.crew.infos()
 
     def listen(self, callback: Callable[[Event], object]) -> None:
         """Call back with every event from now on."""
+        self.check_owner()
         self.supervisor.bus.listen(callback)
 
     # -- the supervisor's thread ---------------------------------------------------------------
