@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _PACE = 100  # replacements a second; more deaths than that are a storm, not work
 _REPORT_SECONDS = 5.0  # a zygote that has not reported a death after that hangs
-_LEAVE_SECONDS = 5.0  # a worker that was told to leave is killed after that
+_LEAVE_SECONDS = 3.0  # a worker that was told to leave is killed after that
 _FIRST_PAUSE = 0.02  # seconds until the next attempt when no process can be made; doubled each time
 _LONGEST_PAUSE = 1.0
 

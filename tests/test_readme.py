@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def test_block_runs(block: str, tmp_path: Path) -> None:
         text=True,
         timeout=30,
         check=False,
-        cwd=README.parent,
+        env={**os.environ, "PYTHONPATH": str(README.parent)},
     )
     assert done.returncode == 0, done.stderr
     for promised in re.findall(r"print\(.*\)\s+# ([^;:\n]+)", block):

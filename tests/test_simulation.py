@@ -156,7 +156,7 @@ ACTIONS = st.lists(st.tuples(st.integers(0, 99), st.integers(0, 19)), min_size=1
 
 
 @pytest.mark.timeout(120)
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(workers=st.integers(1, 3), actions=ACTIONS)
 def test_every_job_ends_once_whatever_happens(workers: int, actions: list[tuple[int, int]]) -> None:
     """Recalls, deaths, limits, terminations and retries in any order leave no job behind."""
