@@ -33,7 +33,7 @@ WRONG_TYPES = {
     "initializer": ["print", 3],
     "initargs": [3],
     "maxtasksperchild": ["10", 2.5],
-    "context": [3, object()],
+    "context": [3, 3.5],
     "timeout": ["1", [1]],
     "soft_timeout": ["1"],
     "lost_worker_timeout": ["1"],
