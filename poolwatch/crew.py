@@ -87,6 +87,7 @@ class WorkerProcess:
         "pid",
         "pidfd",
         "reason",
+        "report_timer",
         "sending",
         "sent",
         "sent_at",
@@ -118,6 +119,7 @@ class WorkerProcess:
         self.boot_failure: bytes | None = None
         self.boot_timer: Timer | None = None
         self.leave_timer: Timer | None = None
+        self.report_timer: Timer | None = None
         self.reason: str | None = None
 
     def running(self) -> Job | None:
@@ -341,7 +343,9 @@ class Crew:
 
     def expect_report(self, worker: WorkerProcess) -> None:
         """A worker is dying; its zygote reports that, unless the zygote itself hangs."""
-        self._loop.call_later(_REPORT_SECONDS, lambda: self._report_overdue(worker))
+        worker.report_timer = self._loop.call_later(
+            _REPORT_SECONDS, lambda: self._report_overdue(worker)
+        )
 
     def _report_overdue(self, worker: WorkerProcess) -> None:
         if self.workers.get(worker.token) is not worker or not worker.has_ended():
@@ -364,8 +368,9 @@ class Crew:
         """A worker is gone: close what we had of it."""
         self.workers.pop(worker.token, None)
         self._call_off_boot_timer(worker)
-        if worker.leave_timer is not None:
-            self._loop.cancel(worker.leave_timer)
+        for timer in (worker.leave_timer, worker.report_timer):
+            if timer is not None:
+                self._loop.cancel(timer)
         self._loop.unwatch(worker.stream)
         worker.close()
 
