@@ -19,8 +19,8 @@ START_METHODS = ("zygote", "fork", "spawn", "forkserver")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "every_start_method(but=None): run the test with each way of making workers, or each but "
-        "one, not only with the zygote",
+        "every_start_method(*but): run the test with each way of making workers, or with each but "
+        "these, not only with the zygote",
     )
     config.addinivalue_line(
         "markers",
@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         methods = [
             method
             for method in START_METHODS
-            if method == "zygote" or (everywhere and method != everywhere.kwargs.get("but"))
+            if method == "zygote" or (everywhere and method not in everywhere.args)
         ]
         metafunc.parametrize("start_method", methods, indirect=True)
 

@@ -118,7 +118,7 @@ class BlockingHandler(logging.Handler):
         self.leave.wait(DEADLINE * 2)
 
 
-@pytest.mark.every_start_method(but="fork")
+@pytest.mark.every_start_method("fork")
 def test_replacement_while_another_thread_holds_the_logging_lock(make_pool: Any) -> None:
     """Neither the parent nor the new worker gets stuck on a lock that was held at the fork."""
     pool = make_pool(2)

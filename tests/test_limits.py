@@ -34,7 +34,7 @@ def assert_timed_out(job: Any, limit: float) -> TimeLimitExceeded:
 # -- the hard limit ---------------------------------------------------------------------------
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 @pytest.mark.parametrize("where", [pytest.param("pool", marks=pytest.mark.zygote_only), "job"])
 def test_hard_limit_ends_the_job_and_its_worker(make_pool: Any, stage: Stage, where: str) -> None:
     """A limit given to the pool or to the job ends the job, says where it was, kills its worker."""
@@ -52,8 +52,8 @@ def test_hard_limit_ends_the_job_and_its_worker(make_pool: Any, stage: Stage, wh
 
 def test_limit_of_the_job_goes_before_the_pools(make_pool: Any, stage: Stage) -> None:
     """A job with a longer limit than the pool's may run longer, one with a shorter may not."""
-    pool = make_pool(2, timeout=1)
-    longer = pool.apply_async(work.pid_after, (2.0,), timeout=60)
+    pool = make_pool(2, timeout=0.5)
+    longer = pool.apply_async(work.pid_after, (1.0,), timeout=60)
     shorter = pool.apply_async(faults.hang, (stage.bell,), timeout=0.3)
     assert_timed_out(shorter, 0.3)
     assert longer.get(DEADLINE) > 0
@@ -135,7 +135,7 @@ def test_soft_limit_can_be_caught_in_the_job(make_pool: Any, stage: Stage, where
     assert only_worker(pool) == pid
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 def test_soft_limit_that_is_not_caught_is_the_jobs_exception(make_pool: Any, stage: Stage) -> None:
     """get() raises SoftTimeLimitExceeded, and the worker goes on."""
     pool = make_pool(1)
@@ -146,7 +146,7 @@ def test_soft_limit_that_is_not_caught_is_the_jobs_exception(make_pool: Any, sta
     assert only_worker(pool) == pid
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 @pytest.mark.parametrize(
     "func", [faults.swallow_soft, pytest.param(faults.hang_in_sum, marks=pytest.mark.zygote_only)]
 )
@@ -259,10 +259,10 @@ def test_on_timeout_set_is_told_the_limits(make_pool: Any) -> None:
 
 
 def test_limits_are_kept_by_the_clock(make_pool: Any, stage: Stage) -> None:
-    """A limit of two seconds ends the job neither at once nor after many seconds."""
+    """A limit of one second ends the job neither at once nor after many seconds."""
     pool = make_pool(2)
-    job = pool.apply_async(faults.hang, (stage.bell,), timeout=2)
-    stage.heard()
     begun = time.monotonic()
-    assert_timed_out(job, 2)
-    assert 1 < time.monotonic() - begun < 6
+    job = pool.apply_async(faults.hang, (stage.bell,), timeout=1)
+    stage.heard()
+    assert_timed_out(job, 1)
+    assert 1 <= time.monotonic() - begun < 5

@@ -64,7 +64,7 @@ def test_jobs_that_had_not_begun_move_without_cost(
     eventually(some_were_sent_ahead)
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 def test_no_side_effect_is_seen_twice_in_a_hail_of_deaths(make_pool: Any, tmp_path: Any) -> None:
     """With every seventh job killing its worker, each of the others runs exactly once."""
     path = str(tmp_path / "begun")
@@ -106,7 +106,7 @@ def test_map_loses_no_other_chunk(make_pool: Any, tmp_path: Any) -> None:
 # -- ended on purpose or not ------------------------------------------------------------------
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 def test_terminated_job_is_not_shown_as_lost(make_pool: Any, stage: Stage) -> None:
     """terminate_job() ends the job with Terminated, also when it is deaf, and only that job."""
     pool = make_pool(2)
@@ -221,7 +221,7 @@ def test_termination_of_a_finished_job_changes_nothing(make_pool: Any) -> None:
 # -- signals and kills from outside -----------------------------------------------------------
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 def test_signals_to_the_workers_hurt_nobody(make_pool: Any, stage: Stage) -> None:
     """SIGINT and SIGTERM from outside disturb neither busy nor idle workers."""
     pool = make_pool(2)
@@ -255,7 +255,7 @@ def test_signals_to_the_whole_group_hurt_nobody(stage: Stage, start_method: str)
         assert parent.returncode == 0
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 @pytest.mark.parametrize(
     "phase",
     [
@@ -301,7 +301,7 @@ def helpers_of(pool: Any) -> dict[str, list[int]]:
     return {"zygote": [zygote.pid], "guardian": guardians, "both": [*guardians, zygote.pid]}
 
 
-@pytest.mark.every_start_method(but="fork")
+@pytest.mark.every_start_method("fork")
 @pytest.mark.parametrize(
     "helper",
     [
@@ -361,7 +361,7 @@ def test_pool_outlives_a_zygote_of_plain_fork(
     assert_full_strength(pool)
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 def test_pool_outlives_an_idle_zygotes_death(make_pool: Any) -> None:
     """With no job running, the death of the zygote costs no job at all."""
     pool = make_pool(2)

@@ -51,7 +51,7 @@ def test_worker_killed_while_its_big_result_is_read(
     assert_full_strength(pool)
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 @pytest.mark.parametrize("size", [pytest.param(0, marks=pytest.mark.zygote_only), 50 * MEGABYTE])
 def test_result_that_kills_the_worker_while_it_is_pickled(make_pool: Any, size: int) -> None:
     """A death inside the pickling of a result is a loss of that job, and of no other."""
@@ -94,7 +94,7 @@ def test_worker_killed_while_it_receives_big_arguments(make_pool: Any) -> None:
     assert_full_strength(pool)
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 def test_worker_killed_while_it_unpickles_arguments(make_pool: Any, stage: Stage) -> None:
     """A job has begun when its arguments are being loaded: a death in there is its loss."""
     pool = make_pool(2)

@@ -38,7 +38,7 @@ def test_apply_returns_the_result(make_pool: Any) -> None:
     assert os.getpid() not in worker_pids(pool)
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 def test_exception_of_the_job_keeps_class_and_traceback(make_pool: Any) -> None:
     """get() raises the job's own exception, caused by the traceback of the worker."""
     pool = make_pool(2)
@@ -57,7 +57,7 @@ def test_many_jobs_come_back_right(make_pool: Any) -> None:
     assert {worker.phase for worker in pool.workers} == {"idle"}
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 def test_handle_tells_how_its_job_stands(make_pool: Any, stage: Stage) -> None:
     """ready(), accepted(), pid and attempts before, while and after the job runs."""
     pool = make_pool(1)
@@ -102,7 +102,7 @@ def test_job_behind_a_long_one_does_not_wait_for_it(make_pool: Any, stage: Stage
 # -- callbacks --------------------------------------------------------------------------------
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 def test_callbacks_are_called_before_the_job_is_ready(make_pool: Any) -> None:
     """callback, error_callback and accept_callback have been called when get() returns."""
     pool = make_pool(2)
@@ -152,7 +152,7 @@ def test_callbacks_come_in_the_order_of_the_results(make_pool: Any) -> None:
 # -- map --------------------------------------------------------------------------------------
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 def test_map_keeps_the_order(make_pool: Any) -> None:
     """map() returns the results in input order, whatever the chunksize."""
     pool = make_pool(2)
@@ -238,7 +238,7 @@ class RefusesEverything:
         raise TypeError("initargs were pickled")
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 def test_recycled_workers_lose_nothing(make_pool: Any) -> None:
     """maxtasksperchild: no worker does more jobs than that, and no job notices."""
     count = 20

@@ -22,7 +22,7 @@ MEGABYTE = 1 << 20
 # -- data -------------------------------------------------------------------------------------
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 @pytest.mark.parametrize(
     "size", [pytest.param(100 << 10, marks=pytest.mark.zygote_only), 50 * MEGABYTE]
 )
@@ -34,7 +34,7 @@ def test_bytes_of_all_sizes_come_through(make_pool: Any, size: int) -> None:
     assert all(job.get(DEADLINE) == payload for job in jobs)
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 def test_arrays_come_through(make_pool: Any) -> None:
     """An 8 MB array goes out and comes back the same, and is the receiver's to write to."""
     pool = make_pool(2)

@@ -44,7 +44,7 @@ def test_ten_pools_at_once(make_pool: Any) -> None:
     assert [pool.apply_async(work.square, (3,)).get(DEADLINE) for pool in pools[1::2]] == [9] * 5
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 def test_context_manager_terminates(start_method: str, stage: Stage) -> None:
     """Leaving the block ends the workers, busy ones too, as in multiprocessing."""
     with Pool(2, context=start_method) as pool:
@@ -56,7 +56,7 @@ def test_context_manager_terminates(start_method: str, stage: Stage) -> None:
     bounded(pool.join)
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn", "forkserver")
 def test_close_and_join_wait_for_the_jobs(make_pool: Any, stage: Stage) -> None:
     """After close() the jobs given are still done; join() returns when workers have left."""
     pool = make_pool(2)

@@ -121,7 +121,7 @@ def test_terminate_ends_every_job_at_once(make_pool: Any, stage: Stage) -> None:
     assert all(job.terminated for job in busy)
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 def test_terminate_ends_stopped_workers(make_pool: Any, stage: Stage) -> None:
     """terminate() does not wait for workers that were stopped from outside, busy or idle."""
     pool = make_pool(2)
@@ -204,7 +204,7 @@ def test_close_with_recycling_under_way_loses_nothing(make_pool: Any) -> None:
     assert {job.attempts for job in jobs} == {1}
 
 
-@pytest.mark.every_start_method(but="spawn")
+@pytest.mark.every_start_method("spawn")
 def test_close_with_deaths_under_way_loses_only_the_guilty(make_pool: Any, tmp_path: Any) -> None:
     """close() and join() run all that was submitted, while every tenth job kills its worker."""
     count = 40
