@@ -49,8 +49,7 @@ class Aside:
     def retry(self, job: Job, seconds: float) -> None:
         """Put a lost job back in line, now or after a back-off. The lock is held."""
         job.worker = None
-        if job.chunk is not None:
-            job.chunk.drop_received()
+        if job.chunk is not None and job.chunk.drop_received():
             job.payload = None
         if seconds > 0:
             self.wait(job, seconds, lambda: self._back_in_line(job))

@@ -9,14 +9,106 @@ the fate of the guilty item: it is not run twice unless the policy says so.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from poolwatch.job import Job, Outcome
-from poolwatch.map_results import MapResult
+from poolwatch.transport import frames
+
+
+class Accounts(Protocol):
+    """The results of a map, as the parts of it see them."""
+
+    def account(self, start: int, count: int, outcome: Outcome | BaseException) -> None:
+        """Take the outcomes of neighbouring items that travelled together."""
+
+    def account_item(self, index: int, outcome: Outcome | BaseException) -> None:
+        """Take the outcome of an item that travelled alone."""
+
+    def recount(self) -> None:
+        """Count again, after an interruption in the middle of the bookkeeping."""
+
+    def abort(self, error: BaseException) -> None:
+        """Be ready at once: the pool has ended."""
+
+
+class Part(Protocol):
+    """What a job does for a map: a chunk of its items, or one item.
+
+    Attributes:
+        flags: of the job's frame.
+    """
+
+    flags: int
+
+    def call(self) -> tuple[Any, ...] | None:
+        """Return the call to be pickled anew; None when the job's own payload tells it."""
+
+    def split_at(self, index: int) -> Part | None:
+        """Keep the items up to and including one that was begun; return the rest, if any."""
+
+    def drop_received(self) -> bool:
+        """Leave only the items without an outcome, before the job is run again.
+
+        Returns:
+            True when the call is another one now, and must be pickled anew.
+        """
+
+    def partial(self, outcome: Outcome, count: int) -> None:
+        """Some more items have finished; still pickled."""
+
+    def ended(self, job: Job) -> None:
+        """The job has ended: with the outcomes that are missing, or with an error."""
+
+    def recount(self) -> None:
+        """See :meth:`Accounts.recount`."""
+
+    def abort(self, error: BaseException) -> None:
+        """The pool has ended: whoever waits for the map must not wait for the delivery thread."""
+
+
+class Item:
+    """One item of a map that travels alone; its job is like any other.
+
+    Attributes:
+        index: where it stands in the map.
+    """
+
+    __slots__ = ("_result", "index")
+
+    flags = 0
+
+    def __init__(self, result: Accounts, index: int) -> None:
+        self._result = result
+        self.index = index
+
+    def call(self) -> None:
+        """See :meth:`Part.call`."""
+
+    def split_at(self, index: int) -> None:
+        """See :meth:`Part.split_at`."""
+
+    def drop_received(self) -> bool:
+        """See :meth:`Part.drop_received`."""
+        return False
+
+    def partial(self, outcome: Outcome, count: int) -> None:
+        """See :meth:`Part.partial`; never called."""
+
+    def ended(self, job: Job) -> None:
+        """See :meth:`Part.ended`."""
+        self._result.account_item(self.index, job.take_outcome())
+
+    def recount(self) -> None:
+        """See :meth:`Part.recount`."""
+        self._result.recount()
+
+    def abort(self, error: BaseException) -> None:
+        """See :meth:`Part.abort`."""
+        self._result.abort(error)
 
 
 class Chunk:
-    """Neighbouring items of one map.
+    """Neighbouring items of one map that travel together.
 
     Attributes:
         start: index of the first item in the whole map.
@@ -24,24 +116,26 @@ class Chunk:
         received: how many outcomes have come.
     """
 
-    __slots__ = ("_func", "_result", "_star", "items", "received", "start")
+    __slots__ = ("_func", "_result", "_star", "flags", "items", "received", "start")
 
     def __init__(
         self,
-        result: MapResult[Any],
+        result: Accounts,
         start: int,
         func: Callable[..., Any],
         items: list[Any],
         star: bool,
+        limited: bool,
     ) -> None:
         self._result = result
         self._func = func
         self._star = star
+        self.flags = frames.CHUNK | frames.LIMITED if limited else frames.CHUNK
         self.start = start
         self.items = items
         self.received = 0
 
-    def call(self) -> tuple[Callable[..., Any], list[Any], bool]:
+    def call(self) -> tuple[Any, ...]:
         """Return what the worker needs."""
         return self._func, self.items, self._star
 
@@ -51,13 +145,15 @@ class Chunk:
         if not rest:
             return None
         self.items = self.items[: index + 1]
-        return Chunk(self._result, self.start + index + 1, self._func, rest, self._star)
+        limited = bool(self.flags & frames.LIMITED)
+        return Chunk(self._result, self.start + index + 1, self._func, rest, self._star, limited)
 
-    def drop_received(self) -> None:
+    def drop_received(self) -> bool:
         """Leave only the items without an outcome, before the chunk is run again."""
         self.start += self.received
         self.items = self.items[self.received :]
         self.received = 0
+        return True
 
     def partial(self, outcome: Outcome, count: int) -> None:
         """Some more items have finished; still pickled."""
@@ -70,6 +166,10 @@ class Chunk:
         start = self.start + self.received
         count = len(self.items) - self.received
         self._result.account(start, count, job.take_outcome())
+
+    def recount(self) -> None:
+        """See :meth:`Part.recount`."""
+        self._result.recount()
 
     def abort(self, error: BaseException) -> None:
         """The pool has ended: whoever waits for the map must not wait for the delivery thread."""

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from poolwatch.chunks import Chunk
+from poolwatch.chunks import Part
 from poolwatch.config import PoolOptions
 from poolwatch.crew import WorkerInfo, WorkerState, decode_cause
 from poolwatch.delivery import Delivery
@@ -25,10 +25,9 @@ from poolwatch.job import Job, JobOptions, JobState
 from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
 from poolwatch.loop import Loop
-from poolwatch.results import ApplyResult
-from poolwatch.snapshot import Snapshot
+from poolwatch.results import Access, ApplyResult
+from poolwatch.snapshot import Call, Snapshot
 from poolwatch.supervisor import Supervisor
-from poolwatch.transport.codec import Payload
 from poolwatch.worker.main import WorkerSetup
 
 logger = logging.getLogger("poolwatch")
@@ -84,6 +83,7 @@ class Core:
         )
         self.supervisor.hooks.handle_of = self.handle_of
         self.dispatcher = self.supervisor.dispatcher
+        self.access = Access(self.supervisor.orders, self.supervisor.assist)
         self._stopped = threading.Event()
         self._number = next(_core_numbers)
         _cores[self._number] = weakref.ref(self)
@@ -118,15 +118,20 @@ class Core:
         if self._refusal is not None:
             raise type(self._refusal)(*self._refusal.args) from self._refusal.__cause__
 
-    def submit(
-        self, name: str, payload: Payload, by_value: bool, options: JobOptions, keepalive: object
-    ) -> Job:
+    def submit(self, name: str, call: Call, options: JobOptions, keepalive: object) -> Job:
         """Make a job and put it on its way.
+
+        Args:
+            name: of the function.
+            call: the pickled call.
+            options: what the caller asked for.
+            keepalive: must not be collected while the job is unfinished.
 
         Raises:
             ValueError, PoolBroken: as :meth:`check_open`; the pool may have ended meanwhile.
         """
-        job = Job(next(self._job_numbers), name, payload, options, keepalive)
+        head, payload, by_value = call
+        job = Job(next(self._job_numbers), name, head, payload, options, keepalive)
         job.by_value = by_value
         self._submit(job)
         return job
@@ -134,34 +139,29 @@ class Core:
     def _submit(self, job: Job) -> None:
         try:
             with self.dispatcher.lock:
-                if self._refusal is not None or self.foreign:
-                    self.check_open()
-                self.dispatcher.submit(job)
-        except (ValueError, PoolBroken, RuntimeError):
-            raise
+                is_open = self._refusal is None and not self.foreign
+                if is_open:
+                    self.dispatcher.submit(job)
         except BaseException:
             # A signal handler raised (Ctrl-C) in the middle of the bookkeeping.
             self._call_soon(lambda: self.supervisor.repair(job))
             raise
+        if not is_open:
+            self.check_open()
 
-    def submit_chunk(
-        self,
-        name: str,
-        payload: Payload,
-        by_value: bool,
-        chunk: Chunk,
-        options: JobOptions,
-        keepalive: object,
+    def submit_part(
+        self, name: str, call: Call, part: Part, options: JobOptions, keepalive: object
     ) -> None:
-        """Put a chunk of a map on its way; raises as :meth:`submit`."""
-        job = Job(next(self._job_numbers), name, payload, options, keepalive)
+        """Put a part of a map on its way; arguments and errors as for :meth:`submit`."""
+        head, payload, by_value = call
+        job = Job(next(self._job_numbers), name, head, payload, options, keepalive)
         job.by_value = by_value
-        job.chunk = chunk
+        job.chunk = part
         self._submit(job)
 
     def failed_job(self, name: str, error: BaseException, options: JobOptions) -> Job:
         """Return a job that has ended before it began: its call does not pickle."""
-        job = Job(next(self._job_numbers), name, None, options, None)
+        job = Job(next(self._job_numbers), name, b"", None, options, None)
         with self.dispatcher.lock:
             self.dispatcher.unfinished += 1
             self.supervisor.endings.with_error(job, JobState.FAILED, error)
@@ -169,7 +169,7 @@ class Core:
 
     def handle_of(self, job: Job) -> ApplyResult[Any]:
         """Return a handle of a job."""
-        return ApplyResult(job, self.supervisor.orders)
+        return ApplyResult(job, self.access)
 
     def deliver(self, call: Callable[[], object]) -> None:
         """Have something called on the delivery thread."""

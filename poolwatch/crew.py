@@ -23,6 +23,7 @@ from poolwatch.launch.launcher import Launcher, WorkerHands
 from poolwatch.loop import EventLoop
 from poolwatch.loss import Postmortem
 from poolwatch.transport import codec, frames, ledger
+from poolwatch.transport.rings import RingReader
 from poolwatch.transport.streams import Stream
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class WorkerProcess:
         state: see :class:`WorkerState`.
         hands: the parent's ends: stream, row, files.
         fields: the row's fields.
+        ring: small results come in here.
         pid: process id, once it exists.
         pidfd: stands for the process; signals go through it.
         jobs: what it holds, serial to job, in the order of sending.
@@ -88,6 +90,7 @@ class WorkerProcess:
         "pidfd",
         "reason",
         "report_timer",
+        "ring",
         "sending",
         "sent",
         "sent_at",
@@ -104,6 +107,7 @@ class WorkerProcess:
         self.hands = hands
         self.stream: Stream = hands.stream
         self.fields = hands.row.fields
+        self.ring = RingReader(hands.row)
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.jobs: dict[int, Job] = {}

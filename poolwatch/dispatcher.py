@@ -25,12 +25,13 @@ from poolwatch.exceptions import PoisonJobError
 from poolwatch.job import NO_OPTIONS, Job, JobState
 from poolwatch.loop import EventLoop
 from poolwatch.transport import frames, kernel, ledger
-from poolwatch.transport.frames import HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from poolwatch.policies import LostWorkerPolicy
+
+pack = frames.HEADER.pack
 
 _BUDGET = 1_000_000  # ns of work that a worker may hold beyond the job it runs
 _OVERHEAD = 8_000  # ns that a job costs in a worker beyond its run time
@@ -40,6 +41,7 @@ _LONG = 3_000_000  # ns after which the job in front counts as long
 _UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
 _RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
 _ANSWER_SECONDS = 1.0  # s that such a worker gets to answer
+_HELP_EVERY = 32  # submissions between two looks at what has come in
 _CAN_RECALL = kernel.membarrier()
 
 
@@ -59,7 +61,10 @@ class Dispatcher:
         self._bound = maxtasksperchild
         self._idle: dict[WorkerProcess, None] = {}
         self._up = 0
-        self._average = float(_BUDGET)  # ns; until something is known, one job at a time
+        self.entered = False  # a caller's thread is in the middle of its bookkeeping
+        self.average = float(_BUDGET)  # ns of run time; at first, one job at a time
+        self.help_along: Callable[[], None]  # set by the supervisor
+        self._submitted = 0
         self._looking = False  # the recall timer is armed
         self._expecting = False  # the other timer is: a worker has been sent a first job
 
@@ -68,16 +73,32 @@ class Dispatcher:
     def submit(self, job: Job) -> None:
         """Send a new job to an idle worker, or put it in line. The lock is held. Any thread."""
         self.unfinished += 1
-        if self._idle and not self.backlog:
-            self._send_first(job)
-        else:
+        if self.entered:
+            # A signal handler that has interrupted another submission in the same thread.
             self.backlog.append(job)
+            self._loop.call_soon(self._refill_idle_soon)
+            return
+        self.entered = True
+        try:
+            if self._idle and not self.backlog:
+                self._send_first(job)
+            else:
+                self.backlog.append(job)
+                self._submitted += 1
+                if not self._submitted % _HELP_EVERY:
+                    self.help_along()
+        finally:
+            self.entered = False
+
+    def _refill_idle_soon(self) -> None:
+        with self.lock:
+            self.refill_idle()
 
     def _send_first(self, job: Job) -> None:
         if self._refused(job):
             return
         worker, _ = self._idle.popitem()
-        self._send(worker, [job])
+        self._send(worker, (job,))
         if self._idle and not self._looking:
             self._look_soon()
 
@@ -119,7 +140,7 @@ class Dispatcher:
         """How many jobs a worker may hold, by their average run time."""
         if not _CAN_RECALL:
             return 1
-        return max(1, min(_MOST_AHEAD, int(_BUDGET / (self._average + _OVERHEAD))))
+        return max(1, min(_MOST_AHEAD, int(_BUDGET / (self.average + _OVERHEAD))))
 
     def _send_share(self, worker: WorkerProcess, room: int) -> None:
         """Send from the backlog, but no more than the worker's share of a short one."""
@@ -127,14 +148,21 @@ class Dispatcher:
         count = max(1, min(room, share))
         if self._bound is not None:
             count = min(count, self._bound - worker.done - len(worker.jobs))
-        batch: list[Job] = []
-        while self.backlog and len(batch) < count:
-            job = self.backlog.popleft()
+        self._send(worker, self._from_the_front(count))
+
+    def _from_the_front(self, count: int) -> Iterator[Job]:
+        """Take jobs out of the backlog, each once the caller has taken it over."""
+        backlog = self.backlog
+        while backlog and count:
+            job = backlog[0]
             # Jobs that ended while they waited (cancelled, terminated) are left in the backlog.
             if job.state is JobState.PENDING and not self._refused(job):
-                batch.append(job)
-        if batch:
-            self._send(worker, batch)
+                count -= 1
+                yield job
+            if backlog and backlog[0] is job:
+                backlog.popleft()
+            elif job in backlog:  # a signal handler has put others in front of it
+                backlog.remove(job)
 
     def _refused(self, job: Job) -> bool:
         policy = self.policy_of(job)
@@ -150,42 +178,47 @@ class Dispatcher:
         self.end_with_error(job, JobState.LOST, PoisonJobError(reason))
         return True
 
-    def _send(self, worker: WorkerProcess, jobs: list[Job]) -> None:
-        serial = worker.sent
+    def _send(self, worker: WorkerProcess, jobs: Iterable[Job]) -> None:
         held = worker.jobs
         if not held:
             worker.sent_at = int(self._loop.time() * 1e9)
+            worker.fields[ledger.BELL] = 1
             if not self._expecting:
                 self._expecting = True
                 self._loop.call_later(_RESPONSE_AFTER, self._look_for_the_unresponsive)
         parts: list[bytes] = []
         complete = True
+        is_quiet = not self._bus.listening
         for job in jobs:
-            serial += 1
+            worker.sent = serial = worker.sent + 1
             job.worker = worker
-            self.move(job, JobState.SENT)
+            if is_quiet and job.state is JobState.PENDING:
+                job.state = JobState.SENT
+            else:
+                self.move(job, JobState.SENT)
             job.serial = serial
             held[serial] = job
             flags = frames.BY_VALUE if job.by_value else 0
             if job.chunk is not None:
-                flags |= frames.CHUNK
-            if job.options is not NO_OPTIONS and job.options.accept_callback is not None:
-                flags |= frames.WANT_ACCEPT
-            payload = job.payload
+                flags |= job.chunk.flags
+            if job.options is not NO_OPTIONS:
+                if job.options.accept_callback is not None:
+                    flags |= frames.WANT_ACCEPT
+                self.arm_deadlines(job)
+            head, payload = job.head, job.payload
             if isinstance(payload, bytes):
-                parts.append(HEADER.pack(len(payload), frames.JOB, flags, 0, 0, serial, 0, 0))
-                parts.append(payload)
+                size, split = len(head) + len(payload), len(head)
+                parts += (pack(size, frames.JOB, flags, 0, 0, serial, split, 0), head, payload)
             elif payload is not None:
-                complete = worker.stream.send(b"".join(parts))
+                worker.stream.send(b"".join(parts))
                 parts.clear()
+                table = head + payload.table
                 flags |= frames.BULK
-                table = payload.table
-                frame = frames.pack(frames.JOB, table, serial, flags=flags, fds=1)
+                frame = frames.pack(frames.JOB, table, serial, flags=flags, fds=1, first=len(head))
                 complete = worker.stream.send(frame, payload)
-            self.arm_deadlines(job)
-        worker.sent = serial
         if parts:
             complete = worker.stream.send(b"".join(parts))
+        worker.fields[ledger.SENT] = worker.sent
         if not complete:
             self._loop.call_soon(lambda: self._flush_when_writable(worker))
         elif worker.stream.broken:
@@ -202,7 +235,7 @@ class Dispatcher:
     def took(self, wall: int, count: int) -> None:
         """Learn from ``count`` jobs that ran ``wall`` nanoseconds together. The lock is held."""
         weight = min(0.5, 0.1 * count)
-        self._average += (wall / count - self._average) * weight
+        self.average += (wall / count - self.average) * weight
 
     def finished(self) -> None:
         """One job has ended. The lock is held."""

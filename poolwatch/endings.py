@@ -7,7 +7,7 @@ from collections.abc import Callable
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.exceptions import JobCancelled, Terminated
 from poolwatch.hooks import Hooks
-from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome, Usage
+from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome
 from poolwatch.limits import Limits
 from poolwatch.loss import human_status
 from poolwatch.transport.frames import Frame
@@ -28,11 +28,25 @@ class Endings:
         self._hooks = hooks
         self._on_drained = on_drained
 
-    def with_outcome(self, job: Job, state: JobState, frame: Frame) -> None:
-        """End a job with what its worker sent."""
+    def with_result(self, job: Job, kind: int, payload: bytes, wall: int, cpu: int) -> None:
+        """End a job without options with a small frame of its worker: the hot path.
+
+        May be done again after an interruption by a signal handler.
+        """
+        job.finish(kind, payload, wall, cpu)
+        if job.chunk is not None:
+            job.chunk.ended(job)
+        job.set_ready()
+        dispatcher = self._dispatcher
+        dispatcher.unfinished -= 1
+        if not dispatcher.unfinished:
+            self._on_drained()
+
+    def with_frame(self, job: Job, state: JobState, frame: Frame) -> None:
+        """End a job with any frame of its worker."""
         self._dispatcher.move(job, state)
         job.attempts += 1
-        job.usage = Usage(frame.first / 1e9, frame.second / 1e9)
+        job.wall, job.cpu = frame.first, frame.second
         job.set_outcome(Outcome.of(frame))
         self._ended(job)
 
@@ -61,11 +75,8 @@ class Endings:
     def _ended(self, job: Job) -> None:
         dispatcher = self._dispatcher
         dispatcher.unfinished -= 1
-        if job.options is NO_OPTIONS:
-            job.set_ready()
-        else:
-            if self._limits.disarm(job):
-                self._hooks.limits_off(job)
-            self._hooks.deliver(job)
+        if job.options is not NO_OPTIONS and self._limits.disarm(job):
+            self._hooks.limits_off(job)
+        self._hooks.deliver(job)
         if not dispatcher.unfinished:
             self._on_drained()

@@ -17,6 +17,7 @@ from poolwatch.job import Job
 from poolwatch.results import ApplyResult
 from poolwatch.transport import codec
 from poolwatch.transport.bulk import Bulk
+from poolwatch.transport.calls import Functions
 
 
 class Hooks:
@@ -101,10 +102,12 @@ class Hooks:
     def _encode(self, job: Job, then: Callable[[BaseException | None], None]) -> None:
         error: BaseException | None = None
         try:
-            if job.chunk is not None:
-                job.payload = _encode_call(job.chunk.call(), job.by_value)
-            elif job.payload is not None:
-                job.payload = _encode_call(_decode_call(job.payload), job.by_value)
+            call = None if job.chunk is None else job.chunk.call()
+            if call is None and job.payload is not None:
+                call = _decode_call(job.head, job.payload)
+            if call is not None:
+                payload = _encode_call(call, job.by_value)
+                job.head, job.payload = b"", payload
         except BaseException as problem:  # noqa: BLE001  (the user's code; the job fails with it)
             error = JobDecodingError(f"the call of {job.name} could not be sent again: {problem!r}")
             error.__cause__ = problem
@@ -117,10 +120,7 @@ def _encode_call(call: tuple[Any, ...], by_value: bool) -> codec.Payload:
     return codec.encode(call)
 
 
-def _decode_call(payload: codec.Payload) -> tuple[Any, ...]:
-    call: tuple[Any, ...]
+def _decode_call(head: bytes, payload: codec.Payload) -> tuple[Any, ...]:
     if isinstance(payload, Bulk):
-        call = codec.decode(payload.table, payload.duplicate(), True)
-    else:
-        call = codec.decode(payload, None, False)
-    return call
+        return Functions().decode(head, payload.table, payload.duplicate(), True)
+    return Functions().decode(head, payload, None, False)

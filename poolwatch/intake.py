@@ -1,4 +1,8 @@
-"""What comes in from the workers: results first of all, and what workers say of themselves."""
+"""What comes in from the workers: results first of all, and what workers say of themselves.
+
+Small results lie in a worker's ring (see ``transport.rings``), everything else comes in its stream.
+The ring is emptied before a frame of the stream is dealt with.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,16 @@ from poolwatch.aside import Aside
 from poolwatch.crew import Crew, WorkerProcess, WorkerState
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.endings import Endings
-from poolwatch.events import Bus, WorkerUp
+from poolwatch.events import Bus, Trouble, WorkerUp
 from poolwatch.hooks import Hooks
-from poolwatch.job import Job, JobState, Outcome
+from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome
 from poolwatch.loop import EventLoop
-from poolwatch.transport import frames
-from poolwatch.transport.frames import Frame
+from poolwatch.transport import frames, kernel, ledger
+from poolwatch.transport.frames import FAILURE, HEADER, RESULT, Frame
+from poolwatch.transport.rings import CorruptRingError
+
+_HEADER_SIZE = HEADER.size
+_STATE = {RESULT: JobState.SUCCEEDED, FAILURE: JobState.FAILED}  # by kind of frame
 
 
 class Intake:
@@ -36,6 +44,7 @@ class Intake:
         self._hooks = hooks
         self._endings = endings
         self._aside = aside
+        self.current: Job | None = None  # taken in last, see take_simple()
 
     def on_readable(self, worker: WorkerProcess) -> None:
         """Read what a worker has written, end those jobs, send it more."""
@@ -54,25 +63,123 @@ class Intake:
             self._crew.expect_report(worker)
             return
         with self._dispatcher.lock:
+            self.take_ring(worker)
             self._take(worker, batch)
             self._dispatcher.refill(worker)
+            self.arm(worker)
+
+    def arm(self, worker: WorkerProcess) -> None:
+        """See to it that the next result in a worker's ring wakes us. The lock is held.
+
+        What came before the worker could know that is taken in here.
+        """
+        if worker.jobs and worker.state is not WorkerState.DEAD:
+            worker.fields[ledger.BELL] = 1
+            kernel.membarrier()
+            if worker.ring.has_data():
+                self.take_ring(worker)
+                self._dispatcher.refill(worker)
+
+    def take_rings(self, workers: list[WorkerProcess]) -> None:
+        """Take in what some workers' rings hold. In the supervisor's thread."""
+        with self._dispatcher.lock:
+            for worker in workers:
+                if worker.state is not WorkerState.DEAD:
+                    self.take_ring(worker)
+                    self._dispatcher.refill(worker)
+                    self.arm(worker)
+
+    def take_ring(self, worker: WorkerProcess) -> None:
+        """Take in all that a worker's ring holds. The lock is held; the supervisor's thread."""
+        try:
+            data = worker.ring.peek()
+            if data:
+                self._take_frames(worker, data, only_simple=False)
+                worker.ring.consume(len(data))
+        except CorruptRingError as error:
+            # A job writes into memory that is not its own. Nothing can be believed any more.
+            if not worker.stream.broken:
+                worker.stream.broken = True
+                text = (
+                    f"the row of worker {worker.name} (pid {worker.pid}) was written over: {error}"
+                )
+                self._bus.emit(Trouble(self._bus.pool, text))
+                self._crew.kill(worker)
+
+    def take_simple(self, worker: WorkerProcess) -> bool:
+        """Take in outcomes of jobs that have no options. The lock is held; any thread.
+
+        Nothing is lost when this is interrupted, and it may be done again.
+
+        Returns:
+            False when the supervisor has been asked to take in the rest.
+        """
+        try:
+            data = worker.ring.peek()
+            taken = self._take_frames(worker, data, only_simple=True)
+            worker.ring.consume(taken)
+            rest = taken < len(data)
+        except CorruptRingError:
+            rest = True
+        if rest:
+            self._loop.call_soon(lambda: self.take_rings([worker]))
+            return False
+        return True
+
+    def _take_frames(self, worker: WorkerProcess, data: bytes, only_simple: bool) -> int:
+        """Take in the frames of a ring; return how many bytes of it."""
+        position, end = 0, len(data)
+        wall = results = 0
+        jobs, unpack = worker.jobs, HEADER.unpack_from
+        is_quiet = not self._bus.listening
+        while position < end:
+            if end - position < _HEADER_SIZE:
+                raise CorruptRingError("a frame without a header")
+            length, kind, flags, _, _, serial, first, second = unpack(data, position)
+            start = position + _HEADER_SIZE
+            stop = start + length
+            if stop > end:
+                raise CorruptRingError("a frame without an end")
+            if kind in _STATE:
+                job = self.current = jobs.get(serial)
+                if job is not None:
+                    if is_quiet and job.options is NO_OPTIONS:
+                        self._endings.with_result(job, kind, data[start:stop], first, second)
+                    elif only_simple:
+                        break
+                    else:
+                        frame = Frame(kind, flags, serial, first, second, data[start:stop], None)
+                        self._endings.with_frame(job, _STATE[kind], frame)
+                    del jobs[serial]
+                    results += 1
+                    wall += first
+            elif only_simple:
+                break
+            else:
+                frame = Frame(kind, flags, serial, first, second, data[start:stop], None)
+                self._take_other(worker, frame)
+            position = stop
+        self._count(worker, results, wall)
+        return position
 
     def _take(self, worker: WorkerProcess, batch: list[Frame]) -> None:
+        """Take in frames of the stream."""
         wall = results = 0
-        jobs = worker.jobs
         for frame in batch:
             kind = frame.kind
-            if kind == frames.RESULT or kind == frames.FAILURE:
-                job = jobs.pop(frame.serial, None)
+            if kind in _STATE:
+                job = worker.jobs.pop(frame.serial, None)
                 if job is None:
                     _discard(frame)
                     continue
                 results += 1
                 wall += frame.first
-                state = JobState.SUCCEEDED if kind == frames.RESULT else JobState.FAILED
-                self._endings.with_outcome(job, state, frame)
-            else:
+                self._endings.with_frame(job, _STATE[kind], frame)
+            elif kind != frames.BELL:
                 self._take_other(worker, frame)
+        self._count(worker, results, wall)
+
+    def _count(self, worker: WorkerProcess, results: int, wall: int) -> None:
         if results:
             if not worker.done:
                 self._crew.took_a_job()
@@ -87,7 +194,7 @@ class Intake:
                 job = worker.jobs.pop(frame.serial, None)
                 if job is not None:
                     worker.done += 1
-                    self._endings.with_outcome(job, JobState.FAILED, frame)
+                    self._endings.with_frame(job, JobState.FAILED, frame)
             case frames.NOT_FOUND:
                 job = worker.jobs.pop(frame.serial, None)
                 if job is not None:
@@ -155,10 +262,12 @@ class Intake:
         self._dispatcher.refill_idle()
 
     def drain(self, worker: WorkerProcess) -> None:
-        """Read what it wrote before it died: until nothing is there, not until the end.
+        """Take in what it wrote before it died: until nothing is there, not until the end.
 
         A process that a job forked may hold the other end open.
         """
+        with self._dispatcher.lock:
+            self.take_ring(worker)
         while True:
             try:
                 batch = worker.stream.read()

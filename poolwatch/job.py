@@ -26,7 +26,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from poolwatch.checks import seconds
 from poolwatch.exceptions import (
     JobDecodingError,
     MaybeEncodingError,
@@ -36,7 +35,7 @@ from poolwatch.transport import bulk, codec, frames
 from poolwatch.transport.frames import Frame
 
 if TYPE_CHECKING:
-    from poolwatch.chunks import Chunk
+    from poolwatch.chunks import Part
     from poolwatch.crew import WorkerProcess
     from poolwatch.policies import LostWorkerPolicy
 
@@ -150,9 +149,34 @@ class Outcome(NamedTuple):
             raise self.mapping
         return bulk.load_mapped(self.payload, self.mapping)
 
+    def result(self, name: str) -> tuple[bool, Any]:
+        """Return ``(True, value)`` or ``(False, exception)``; never raises.
 
+        Args:
+            name: of the function, for the texts of errors.
+        """
+        if self.kind == frames.RESULT:
+            try:
+                return True, self.load()
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __setstate__)
+                text = f"the result does not unpickle: {codec.safe_repr(error)}"
+                problem = MaybeEncodingError(text, name)
+                problem.__cause__ = error
+                return False, problem
+        failure = codec.decode_failure(self.payload)
+        if self.kind == frames.DECODING_FAILED:
+            text = f"the arguments of {name} could not be unpickled in the worker: {failure!r}"
+            cause = failure.__cause__
+            failure = JobDecodingError(text)
+            failure.__cause__ = cause
+        return False, failure
+
+
+_new_outcome = tuple.__new__  # Outcome(...) takes twice as long
+_NONE = Outcome(frames.RESULT, codec.PICKLED_NONE, None)
 _waiters_lock = threading.RLock()  # held for a list append only
-_decoding_locks = tuple(threading.RLock() for _ in range(64))
+_DECODING_MASK = 63
+_decoding_locks = tuple(threading.RLock() for _ in range(_DECODING_MASK + 1))
 
 
 class Job:
@@ -163,21 +187,23 @@ class Job:
     Attributes:
         id: number of the job in its pool.
         name: qualified name of the function.
-        payload: the pickled call; dropped when the job has ended.
+        head: the function's own pickle, see ``transport.calls``; empty when the payload holds it.
+        payload: the pickled arguments, or the whole call; dropped when the job has ended.
         options: what the caller asked for.
         state: see :class:`JobState`.
         worker: the worker that has the job, or had it last.
         serial: number of this sending, see ``transport.ledger``.
         attempts: how often the job has been started and has ended, or was lost.
         by_value: the payload holds the function itself, not its name.
-        chunk: the items of a map that this job runs, or None.
+        chunk: the part of a map that this job runs, or None.
         moves: how often a worker died while it was receiving this job.
         terminated: somebody asked for this job's end on purpose.
         cancelled: they asked with cancel(), so the end reads so.
         worker_lost: when (monotonic seconds) and with which exit code its worker died, or None.
         limit: the error of a hard limit that has passed, while the worker is being killed.
         ready: the outcome is there for everybody, and callbacks have run.
-        usage: what the job used, once it has ended in its worker.
+        wall: nanoseconds that the job ran, once it has ended in its worker.
+        cpu: nanoseconds of processor time that it used, likewise.
         keepalive: the pool, which must not be collected while the job is unfinished.
     """
 
@@ -190,6 +216,8 @@ class Job:
         "by_value",
         "cancelled",
         "chunk",
+        "cpu",
+        "head",
         "id",
         "keepalive",
         "limit",
@@ -201,7 +229,7 @@ class Job:
         "serial",
         "state",
         "terminated",
-        "usage",
+        "wall",
         "worker",
         "worker_lost",
     )
@@ -210,12 +238,14 @@ class Job:
         self,
         number: int,
         name: str,
+        head: bytes,
         payload: codec.Payload | None,
         options: JobOptions,
         keepalive: object,
     ) -> None:
         self.id = number
         self.name = name
+        self.head = head
         self.payload: codec.Payload | None = payload
         self.options = options
         self.state = JobState.PENDING
@@ -224,13 +254,14 @@ class Job:
         self.attempts = 0
         self.moves = 0
         self.by_value = False
-        self.chunk: Chunk | None = None
+        self.chunk: Part | None = None
         self.terminated = False
         self.cancelled = False
         self.worker_lost: tuple[float, int | None] | None = None
         self.limit: TimeLimitExceeded | None = None
         self.ready = False
-        self.usage: Usage | None = None
+        self.wall: int | None = None
+        self.cpu = 0
         self.keepalive = keepalive
         self._outcome: Outcome | None = None
         self._value: Any = None
@@ -247,13 +278,29 @@ class Job:
             raise RuntimeError(f"job {self.id} cannot go from {self.state.name} to {state.name}")
         self.state = state
 
+    @property
+    def usage(self) -> Usage | None:
+        """What the job has used; None unless it has ended in its worker."""
+        return None if self.wall is None else Usage(self.wall / 1e9, self.cpu / 1e9)
+
     def take_outcome(self) -> Outcome | BaseException:
         """Return how the job has ended, still pickled where it came from the worker."""
-        if self._outcome is not None:
-            return self._outcome
-        return self._error or RuntimeError(f"{self!r} has not ended")
+        return self._outcome or self._error or _NONE
 
     # -- the end ------------------------------------------------------------------------------
+
+    def finish(self, kind: int, payload: bytes, wall: int, cpu: int) -> None:
+        """End as the worker says, in the common case: a small outcome, nobody to be told of it.
+
+        May be done again after an interruption by a signal handler.
+        """
+        self.state = JobState.SUCCEEDED if kind == frames.RESULT else JobState.FAILED
+        self.attempts += 1
+        self.wall = wall
+        self.cpu = cpu
+        if payload != codec.PICKLED_NONE:
+            self._outcome = _new_outcome(Outcome, (kind, payload, None))
+        self.payload = None
 
     def set_outcome(self, outcome: Outcome) -> None:
         """Keep what the worker sent; :meth:`result` unpickles it."""
@@ -275,17 +322,22 @@ class Job:
         self.ready = True
         # A waiter that is added from now on sees ``ready`` after it has been added.
         if self._waiters is not None:
-            with _waiters_lock:  # two threads may end a job: each waiter is released once
-                waiters, self._waiters = self._waiters, None
-            for waiter in waiters or ():
-                waiter.release()
+            # Two threads may end a job, and one may do it twice: each waiter is released once.
+            with _waiters_lock:
+                while self._waiters:
+                    waiter = self._waiters[-1]
+                    if waiter.locked():
+                        waiter.release()
+                    self._waiters.pop()
+
+    def is_ready(self) -> bool:
+        """Return True when the outcome is there for everybody, and callbacks have run."""
+        return self.ready
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until the job is ready, no longer than so many seconds; return whether it is."""
         if self.ready:
             return True
-        if timeout is not None:
-            timeout = seconds("timeout", timeout, negative=True)
         waiter = allocate_lock()
         waiter.acquire()
         with _waiters_lock:
@@ -310,31 +362,16 @@ class Job:
     def result(self) -> tuple[bool, Any]:
         """Return ``(True, value)`` or ``(False, exception)``; the first caller unpickles."""
         if self._outcome is not None:
-            with _decoding_locks[self.id % len(_decoding_locks)]:
+            with _decoding_locks[self.id & _DECODING_MASK]:
                 outcome = self._outcome
                 if outcome is not None:
-                    self._decode(outcome)
+                    succeeded, value = outcome.result(self.name)
+                    if succeeded:
+                        self._value = value
+                    else:
+                        self._error = value
                     self._outcome = None  # not when Ctrl-C came in between: then once more
         return (True, self._value) if self._error is None else (False, self._error)
-
-    def _decode(self, outcome: Outcome) -> None:
-        if outcome.kind == frames.RESULT:
-            try:
-                self._value = outcome.load()
-            except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __setstate__)
-                problem = MaybeEncodingError(
-                    f"the result does not unpickle: {codec.safe_repr(error)}", self.name
-                )
-                problem.__cause__ = error
-                self._error = problem
-            return
-        failure = codec.decode_failure(outcome.payload)
-        if outcome.kind == frames.DECODING_FAILED:
-            text = f"the arguments of {self.name} could not be unpickled in the worker: {failure!r}"
-            cause = failure.__cause__
-            failure = JobDecodingError(text)
-            failure.__cause__ = cause
-        self._error = failure
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.name} {self.state.name}>"

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from poolwatch.checks import seconds
 from poolwatch.exceptions import MaybeEncodingError, TimeoutError
 from poolwatch.job import Outcome
 from poolwatch.transport import codec, frames
 
+if TYPE_CHECKING:
+    from poolwatch.assist import Assist
+
 T = TypeVar("T")
+
+_new_piece = tuple.__new__  # _Piece(...) takes twice as long
 
 
 class _Piece(NamedTuple):
@@ -20,6 +25,7 @@ class _Piece(NamedTuple):
     start: int
     length: int
     outcome: Outcome | BaseException
+    alone: bool  # one item that travelled alone
 
 
 class MapResult(Generic[T]):
@@ -36,6 +42,7 @@ class MapResult(Generic[T]):
         error_callback: Callable[[BaseException], object] | None,
         deliver: Callable[[Callable[[], object]], None],
         on_failure: Callable[[str, BaseException], None],
+        assist: Assist | None = None,
     ) -> None:
         """Make one; called by the pool.
 
@@ -45,6 +52,7 @@ class MapResult(Generic[T]):
             error_callback: called with the first error in input order when one has not.
             deliver: has something called on the delivery thread.
             on_failure: told of a callback that raises.
+            assist: helps the pool along in the thread that waits.
         """
         self._values: list[Any] = [None] * length
         self._failed: dict[int, BaseException] = {}
@@ -55,6 +63,8 @@ class MapResult(Generic[T]):
         self._error_callback = error_callback
         self._deliver = deliver
         self._on_failure = on_failure
+        self._assist = assist
+        self._completed = False
         self._aborted: BaseException | None = None
         self._ready = threading.Event()
         self._lock = threading.RLock()  # for unpickling, which may come back here
@@ -63,15 +73,37 @@ class MapResult(Generic[T]):
 
     # -- the pool's side -------------------------------------------------------------------------
 
+    # Nothing of the user's runs here. Each of these may be done again after an interruption; what
+    # is counted wrong then is counted again.
+
     def account(self, start: int, count: int, outcome: Outcome | BaseException) -> None:
-        """Take the outcomes of neighbouring items. Nothing of the user's runs here."""
-        self._pieces.append(_Piece(start, count, outcome))
+        """Take the outcomes of neighbouring items that travelled together."""
+        self._pieces.append(_Piece(start, count, outcome, False))
         self._missing -= count
         self._accounted[start : start + count] = b"\1" * count
         if not self._missing:
             self._complete()
 
+    def account_item(self, index: int, outcome: Outcome | BaseException) -> None:
+        """Take the outcome of an item that travelled alone."""
+        if self._accounted[index]:
+            return
+        self._pieces.append(_new_piece(_Piece, (index, 1, outcome, True)))
+        self._accounted[index] = 1
+        self._missing -= 1
+        if not self._missing:
+            self._complete()
+
+    def recount(self) -> None:
+        """Count again, after an interruption in the middle of the bookkeeping."""
+        self._missing = self._accounted.count(0)
+        if not self._missing:
+            self._complete()
+
     def _complete(self) -> None:
+        if self._completed:
+            return
+        self._completed = True
         if self._callback is None and self._error_callback is None:
             self._ready.set()
         else:
@@ -99,36 +131,52 @@ class MapResult(Generic[T]):
 
     def _unpickle(self) -> None:
         with self._lock:
-            while self._pieces:
-                piece = self._pieces[-1]
-                self._unpickle_piece(piece)
-                self._pieces.remove(piece)  # not when Ctrl-C came in between: then once more
+            pieces = self._pieces
+            while pieces:
+                piece = pieces[-1]
+                if piece.alone:
+                    self._unpickle_item(piece.start, piece.outcome)
+                else:
+                    self._unpickle_piece(piece)
+                pieces.pop()  # not when Ctrl-C came in between: then once more
 
-    def _unpickle_piece(self, piece: _Piece) -> None:
-        for index, (succeeded, value) in enumerate(self._outcomes_of(piece), piece.start):
+    def _unpickle_item(self, index: int, outcome: Outcome | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            self._failed[index] = outcome
+        elif outcome.payload != codec.PICKLED_NONE:
+            succeeded, value = outcome.result(f"item {index} of a map")
             if succeeded:
                 self._values[index] = value
             else:
                 self._failed[index] = value
 
-    def _outcomes_of(self, piece: _Piece) -> list[tuple[bool, Any]]:
+    def _unpickle_piece(self, piece: _Piece) -> None:
+        start, end = piece.start, piece.start + piece.length
         outcome = piece.outcome
         if isinstance(outcome, BaseException):
-            return [(False, outcome)] * piece.length
+            self._fail(start, end, outcome)
+            return
         if outcome.kind not in (frames.RESULT, frames.PARTIAL):
-            return [(False, codec.decode_failure(outcome.payload))] * piece.length
+            _, error = outcome.result(f"items {start} to {end - 1} of a map")
+            self._fail(start, end, error)
+            return
         try:
-            return [
-                (True, value) if succeeded else (False, codec.decode_failure(value))
-                for succeeded, value in outcome.load()
-            ]
+            values, failures = outcome.load()
         except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __setstate__)
             problem = MaybeEncodingError(
                 f"the results do not unpickle: {codec.safe_repr(error)}",
-                f"items {piece.start} to {piece.start + piece.length - 1} of a map",
+                f"items {start} to {end - 1} of a map",
             )
             problem.__cause__ = error
-            return [(False, problem)] * piece.length
+            self._fail(start, end, problem)
+            return
+        self._values[start:end] = values
+        for position, failure in failures.items():
+            self._failed[start + position] = codec.decode_failure(failure)
+
+    def _fail(self, start: int, end: int, error: BaseException) -> None:
+        for index in range(start, end):
+            self._failed[index] = error
 
     def _first_error(self) -> BaseException | None:
         self._unpickle()
@@ -136,10 +184,15 @@ class MapResult(Generic[T]):
 
     # -- the user's side -------------------------------------------------------------------------
 
-    def _await(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None) -> bool:
         if timeout is not None:
             timeout = seconds("timeout", timeout, negative=True)
-        if not self._ready.wait(timeout):
+        if self._assist is not None and not self._ready.is_set():
+            self._assist.until(self._ready.is_set, timeout)
+        return self._ready.wait(timeout)
+
+    def _await(self, timeout: float | None) -> None:
+        if not self._wait(timeout):
             raise TimeoutError(f"{self._missing} items are not ready after {timeout:g} s")
 
     def get(self, timeout: float | None = None) -> list[T]:
@@ -183,9 +236,7 @@ class MapResult(Generic[T]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until every item is accounted for, no longer than ``timeout`` seconds."""
-        if timeout is not None:
-            timeout = seconds("timeout", timeout, negative=True)
-        self._ready.wait(timeout)
+        self._wait(timeout)
 
     def ready(self) -> bool:
         """Return True when every item is accounted for."""

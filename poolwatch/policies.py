@@ -231,5 +231,6 @@ def _call_key(job: Job) -> bytes:
     if payload is None:
         return b""
     digest = hashlib.sha256(job.name.encode())
+    digest.update(job.head)
     digest.update(payload.contents() if isinstance(payload, Bulk) else payload)
     return digest.digest()

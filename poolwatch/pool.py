@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from poolwatch import checks, config
-from poolwatch.chunks import Chunk
+from poolwatch.chunks import Chunk, Item
 from poolwatch.config import PoolOptions
 from poolwatch.core import Core
 from poolwatch.crew import WorkerInfo
@@ -211,11 +211,10 @@ class Pool:
             )
         name = _name_of(func)
         try:
-            payload, by_value = core.snapshot.encode(func, (func, args, kwds), args)
+            call = core.snapshot.encode(func, args, kwds)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return core.handle_of(core.failed_job(name, error, options))
-        job = core.submit(name, payload, by_value, options, self)
-        return ApplyResult(job, core.supervisor.orders)
+        return ApplyResult(core.submit(name, call, options, self), core.access)
 
     def apply(
         self,
@@ -290,27 +289,55 @@ class Pool:
             size = max(1, size + bool(extra))
         else:
             size = checks.whole("chunksize", chunksize)
+        core = self._core
         result: MapResult[T] = MapResult(
             len(items),
             checks.callable_or_none("callback", callback),
             checks.callable_or_none("error_callback", error_callback),
-            self._core.deliver,
+            core.deliver,
             self._hook_failed,
+            core.access.assist,
         )
-        for start in range(0, len(items), size):
-            self._submit_chunk(Chunk(result, start, func, items[start : start + size], False))
+        if size == 1:
+            self._submit_items(result, func, items)
+        else:
+            limited = self._has_limits
+            for start in range(0, len(items), size):
+                part = items[start : start + size]
+                self._submit_chunk(Chunk(result, start, func, part, False, limited), func)
         return result
 
-    def _submit_chunk(self, chunk: Chunk) -> None:
+    def _submit_items(
+        self, result: MapResult[Any], func: Callable[..., Any], items: list[Any]
+    ) -> None:
+        """Submit each item as a job of its own."""
+        core, name = self._core, _name_of(func)
+        options = self._map_options()
+        for index, item in enumerate(items):
+            part = Item(result, index)
+            try:
+                call = core.snapshot.encode(func, (item,), {})
+            except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+                with core.dispatcher.lock:
+                    result.account_item(index, error)
+            else:
+                core.submit_part(name, call, part, options, self)
+
+    def _submit_chunk(self, chunk: Chunk, func: Callable[..., Any]) -> None:
         core = self._core
-        soft, hard = self._limits(None, None)
-        options = JobOptions(soft_timeout=soft, timeout=hard)
-        func = chunk.call()[0]
         try:
-            payload, by_value = core.snapshot.encode(func, chunk.call(), ())
-            core.submit_chunk(_name_of(func), payload, by_value, chunk, options, self)
+            call = core.snapshot.encode_whole(func, chunk.call())
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-            chunk.fail(error)
+            with core.dispatcher.lock:
+                chunk.fail(error)
+        else:
+            core.submit_part(_name_of(func), call, chunk, self._map_options(), self)
+
+    def _map_options(self) -> JobOptions:
+        if not self._has_limits:
+            return NO_OPTIONS
+        soft, hard = self._limits(None, None)
+        return JobOptions(soft_timeout=soft, timeout=hard)
 
     def _hook_failed(self, hook: str, error: BaseException) -> None:
         bus = self._core.supervisor.bus

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from poolwatch.checks import seconds
 from poolwatch.exceptions import TimeoutError
 from poolwatch.job import Job, JobState, Usage
 from poolwatch.transport import ledger
 
 if TYPE_CHECKING:
+    from poolwatch.assist import Assist
     from poolwatch.orders import Orders
 
 T = TypeVar("T")
 
 
+class Access(NamedTuple):
+    """What handles may do with their pool."""
+
+    orders: Orders
+    assist: Assist
+
+
 class ApplyResult(Generic[T]):
     """The result of one job, now or later (as ``multiprocessing.pool.AsyncResult``)."""
 
-    __slots__ = ("__weakref__", "_job", "_orders")
+    __slots__ = ("__weakref__", "_access", "_job")
 
-    def __init__(self, job: Job, orders: Orders) -> None:
+    def __init__(self, job: Job, access: Access) -> None:
         self._job = job
-        self._orders = orders
+        self._access = access
 
     def get(self, timeout: float | None = None) -> T:
         """Return the job's value, or raise its exception.
@@ -56,9 +65,13 @@ class ApplyResult(Generic[T]):
         self._wait(timeout)
 
     def _wait(self, timeout: float | None) -> bool:
-        if not self._job.ready:
-            self._orders.check_owner()
-        return self._job.wait(timeout)
+        job = self._job
+        if not job.ready:
+            self._access.orders.check_owner()
+            if timeout is not None:
+                timeout = seconds("timeout", timeout, negative=True)
+            self._access.assist.until(job.is_ready, timeout)
+        return job.wait(timeout)
 
     def ready(self) -> bool:
         """Return True when the job has ended and its callbacks have run."""
@@ -96,7 +109,7 @@ class ApplyResult(Generic[T]):
         Returns:
             False when the job has ended already.
         """
-        return self._orders.terminate(self._job, signum)
+        return self._access.orders.terminate(self._job, signum)
 
     def cancel(self) -> bool:
         """End the job, running or not; it ends with ``JobCancelled``.
@@ -107,7 +120,7 @@ class ApplyResult(Generic[T]):
         Returns:
             False when the job has ended already, other than by being cancelled.
         """
-        return self._orders.cancel(self._job)
+        return self._access.orders.cancel(self._job)
 
     @property
     def job_id(self) -> int:

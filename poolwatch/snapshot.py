@@ -8,61 +8,114 @@ function is sent by value. The same holds for the functions of a module that has
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 import weakref
 from collections.abc import Callable
-from types import FunctionType, ModuleType
-from typing import Any
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, NamedTuple
 
-from poolwatch.transport import codec
+from poolwatch.transport import calls, codec
 
 _MAIN = b"__main__"
+_FUNCTIONS = (FunctionType, BuiltinFunctionType)
 _CODE = (FunctionType, type, functools.partial)
+
+
+class Call(NamedTuple):
+    """A pickled call, see ``transport.calls``."""
+
+    head: bytes
+    payload: codec.Payload
+    by_value: bool
+
+
+_new_call = tuple.__new__  # Call(...) takes twice as long
 
 
 class Snapshot:
     """What ``__main__`` and the loaded modules were at one moment."""
 
     def __init__(self) -> None:
+        main = vars(sys.modules["__main__"])
         self._main = {
-            name: weakref.ref(value)
-            for name, value in vars(sys.modules["__main__"]).items()
-            if isinstance(value, (FunctionType, type))
+            name: value
+            for name, value in main.items()
+            if isinstance(value, (FunctionType, type)) and not name.startswith("__")
         }
+        self._names = tuple(self._main)
+        self._values = tuple(self._main.values())
         self._specs = {
             name: getattr(module, "__spec__", None)
             for name, module in list(sys.modules.items())
             if isinstance(module, ModuleType)
         }
-        # The function asked about last, known to be up to date.
+        # The function asked about last, known to be up to date, and how it is found and pickled.
         self._last: Callable[[], object] = lambda: None
+        self._last_names: dict[str, Any] = {}
+        self._last_name = ""
+        self._last_head = b""
 
-    def encode(
-        self, func: Any, call: tuple[Any, ...], args: tuple[Any, ...]
-    ) -> tuple[codec.Payload, bool]:
-        """Pickle a call; the second value tells whether it went by value.
+    def encode(self, func: Any, args: tuple[Any, ...], kwds: dict[str, Any]) -> Call:
+        """Pickle a call.
 
         Args:
             func: the function that is called.
-            call: what to pickle: the function and its arguments.
-            args: arguments that may be functions themselves.
+            args: its arguments; they may be functions themselves.
+            kwds: its keyword arguments.
 
         Raises:
             Exception: whatever pickling raised.
         """
-        stale = func is not self._last() and self._is_stale(func)
+        head = self.head_of(func)
         for arg in args:
             if isinstance(arg, _CODE) and self._is_stale(arg):
-                stale = True
-        if not stale:
-            if isinstance(func, FunctionType):
-                self._last = weakref.ref(func)  # weak: it may hold whatever it closes over
-            payload = codec.encode(call)
-            # An argument may be of a class that was defined again.
-            if type(payload) is not bytes or _MAIN not in payload or not self._main_has_changed():
-                return payload, False
+                head = b""
+        if head:
+            payload = calls.encode_arguments(args, kwds)
+            # An argument may be of a class that was defined again, or a function may call one.
+            names_main = _MAIN in head or (type(payload) is bytes and _MAIN in payload)
+            if not names_main or not self._main_has_changed():
+                return _new_call(Call, (head, payload, False))
+        elif not self._is_stale(func) and not any(
+            isinstance(arg, _CODE) and self._is_stale(arg) for arg in args
+        ):
+            return self.encode_whole(func, (func, args, kwds))
         modules = [module for value in (func, *args) for module in codec.modules_of(value)]
-        return codec.encode_by_value(call, *modules), True
+        return Call(b"", codec.encode_by_value((func, args, kwds), *modules), True)
+
+    def encode_whole(self, func: Any, call: tuple[Any, ...]) -> Call:
+        """Pickle a call as it is, the function among the rest.
+
+        Args:
+            func: the function that is called.
+            call: what to pickle.
+
+        Raises:
+            Exception: whatever pickling raised.
+        """
+        if not self._is_stale(func):
+            payload = codec.encode(call)
+            if type(payload) is not bytes or _MAIN not in payload or not self._main_has_changed():
+                return Call(b"", payload, False)
+        return Call(b"", codec.encode_by_value(call, *codec.modules_of(func)), True)
+
+    def head_of(self, func: Any) -> bytes:
+        """Return a function's own pickle; empty when it must travel in one with its arguments."""
+        if func is self._last() and self._last_names.get(self._last_name) is func:
+            return self._last_head
+        home = (
+            calls.home_of(func) if isinstance(func, (FunctionType, BuiltinFunctionType)) else None
+        )
+        if home is None or self._is_stale(func):
+            return b""
+        head = codec.encode(func)
+        if not isinstance(head, bytes):
+            return b""
+        self._last = lambda: None  # while the rest is changed
+        self._last_head, self._last_names, self._last_name = head, home[1], home[2]
+        self._last = weakref.ref(func)  # weak: it may hold whatever it closes over
+        return head
 
     def _is_stale(self, value: Any) -> bool:
         if isinstance(value, functools.partial):
@@ -73,12 +126,13 @@ class Snapshot:
         if name == "__main__":
             root = getattr(value, "__qualname__", "").partition(".")[0]
             known = self._main.get(root)
-            return known is None or known() is not vars(sys.modules["__main__"]).get(root)
+            return known is None or known is not vars(sys.modules["__main__"]).get(root)
         module = sys.modules.get(name)
         spec = getattr(module, "__spec__", None)
         # A module that was loaded later is loaded by the worker itself, as it is at that time.
         return self._specs.setdefault(name, spec) is not spec
 
     def _main_has_changed(self) -> bool:
-        main = vars(sys.modules["__main__"])
-        return any(known() is not main.get(name) for name, known in self._main.items())
+        """True when a function or class of ``__main__`` is not what it was; asked for each job."""
+        now = map(vars(sys.modules["__main__"]).get, self._names)
+        return any(map(operator.is_not, now, self._values))

@@ -39,12 +39,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
 from poolwatch import postmortem
 from poolwatch.aside import Aside
-from poolwatch.chunks import Chunk
+from poolwatch.assist import Assist
+from poolwatch.chunks import Part
 from poolwatch.config import PoolOptions
 from poolwatch.crew import Crew, WorkerProcess, WorkerState
 from poolwatch.delivery import Delivery
@@ -100,6 +102,7 @@ class Supervisor:
         self.aside = Aside(loop, dispatcher, endings, hooks)
         self.intake = Intake(loop, bus, dispatcher, crew, hooks, endings, self.aside)
         grace = options.terminate_grace
+        self.assist = Assist(loop, bus, dispatcher, self.intake, self.repair)
         self.orders = Orders(loop, dispatcher, crew, grace, endings.on_purpose, self._expect_death)
         self._loop = loop
         self._launcher = launcher
@@ -110,6 +113,7 @@ class Supervisor:
         dispatcher.policy_of = self._refusing_policy_of
         dispatcher.holding = self._holding
         dispatcher.on_broken = self._stream_broken
+        dispatcher.help_along = self.assist.take_some
 
     def _on_readable(self, worker: WorkerProcess) -> None:
         self.intake.on_readable(worker)
@@ -117,30 +121,42 @@ class Supervisor:
     def _holding(self) -> list[WorkerProcess]:
         return [worker for worker in self.crew.workers.values() if worker.jobs]
 
-    def repair(self, job: Job) -> None:
-        """Put the books in order after a signal handler raised in the middle of a submission.
+    def repair(self, job: Job | None) -> None:
+        """Put the books in order after a signal handler raised in the middle of a caller's help.
 
-        What any worker has not begun is taken back, so that it does not matter whether its frame
-        went out; the job itself is put in line if it is nowhere.
+        What workers have written is taken in, as far as it has not been. What any worker has not
+        begun is taken back, so that it does not matter whether its frame went out. The job that the
+        caller was about is put in line if it is nowhere.
         """
         dispatcher = self.dispatcher
         with dispatcher.lock:
             workers = list(self.crew.workers.values())
             for worker in workers:
+                self.intake.take_ring(worker)
                 dispatcher.put_back(dispatcher.recall(worker))
             held = [other for worker in workers for other in worker.jobs.values()]
-            places = [*dispatcher.backlog, *self.aside.jobs, *held]
-            if job not in places and not job.state.final:
+            waiting = dict.fromkeys(dispatcher.backlog)  # one may be in line twice
+            dispatcher.backlog = deque(other for other in waiting if other not in held)
+            for other in dispatcher.backlog:
+                if other.state is JobState.SENT:
+                    dispatcher.move(other, JobState.PENDING)
+            places = {*dispatcher.backlog, *self.aside.jobs, *held}
+            if job is not None and job not in places and not job.state.final:
                 if job.state is not JobState.PENDING:
                     dispatcher.move(job, JobState.PENDING)
                 dispatcher.backlog.append(job)
-                places.append(job)
-            dispatcher.unfinished = sum(not other.state.final for other in set(places))
+                places.add(job)
+            dispatcher.unfinished = sum(not other.state.final for other in places)
+            if job is not None and job.chunk is not None:
+                job.chunk.recount()
             for worker in workers:
                 if worker.stream.broken:
                     self._stream_broken(worker)
                 else:
                     dispatcher.refill(worker)
+                    self.intake.arm(worker)
+            if not dispatcher.unfinished:
+                self._on_drained()
 
     # -- reports of the launcher -------------------------------------------------------------------
 
@@ -261,13 +277,13 @@ class Supervisor:
             self._launcher.sweep(worker.token)  # os._exit(0) in a job looks like a clean leave
         self.on_job_process_lost(job, worker.pid, worker.exitcode)
 
-    def _split(self, chunk: Chunk, job: Job, worker: WorkerProcess) -> None:
+    def _split(self, chunk: Part, job: Job, worker: WorkerProcess) -> None:
         """Only the item that was begun is guilty: those behind it become a chunk of their own."""
         item = worker.fields[ledger.ITEM]
         rest = None if item == ledger.NO_ITEM else chunk.split_at(item)
         if rest is None:
             return
-        other = Job(job.id, job.name, None, job.options, job.keepalive)
+        other = Job(job.id, job.name, b"", None, job.options, job.keepalive)
         other.chunk = rest
         self.dispatcher.unfinished += 1
         self.aside.encode(other)

@@ -23,6 +23,7 @@ from poolwatch.timers import Timer, TimerHeap
 from poolwatch.transport import codec, frames, ledger
 from poolwatch.transport.frames import Frame
 
+_ROW = ledger.ROW_BYTES
 NULL = os.open(os.devnull, os.O_RDONLY)
 
 
@@ -106,19 +107,14 @@ class FakeStream:
         return batch
 
 
-class FakeRow:
-    """A row of the ledger in ordinary memory."""
-
-    def __init__(self) -> None:
-        self.fields = memoryview(bytearray(ledger.ROW_BYTES)).cast("Q")
-
-
 @dataclass
 class FakeHands:
     """The parent's ends of a fake worker."""
 
     stream: FakeStream = field(default_factory=FakeStream)
-    row: FakeRow = field(default_factory=FakeRow)
+    row: ledger.Row = field(
+        default_factory=lambda: ledger.Row(memoryview(bytearray(ledger.ROW_BYTES)))
+    )
     crash_fd: int = NULL
     stack_fd: int = NULL
 
@@ -277,7 +273,7 @@ class World:
         """Put a job in."""
         number = len(self.jobs) + 1
         payload = codec.encode((str, (number,), {}))
-        job = Job(number, f"job{number}", payload, options, None)
+        job = Job(number, f"job{number}", b"", payload, options, None)
         self.jobs.append(job)
         with self.supervisor.dispatcher.lock:
             self.supervisor.dispatcher.submit(job)

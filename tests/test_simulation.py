@@ -33,7 +33,7 @@ class Schedule:
     def __init__(self, workers: int) -> None:
         self.world = World(workers)
         # As if many short jobs had been run: jobs are sent ahead.
-        self.world.supervisor.dispatcher._average = 0.0
+        self.world.supervisor.dispatcher.average = 0.0
 
     def run(self, actions: list[tuple[int, int]]) -> None:
         """Do what the numbers say; check the books after each."""

@@ -265,7 +265,7 @@ def _make_ends() -> tuple[WorkerHands, socket.socket, int]:
         ):
             fds.append(make())
             undo.callback(os.close, fds[-1])
-        row = ledger.Row(fds[0])
+        row = ledger.Row.map(fds[0])
         undo.pop_all()
     return WorkerHands(Stream(ours), row, fds[1], fds[2]), theirs, fds[0]
 

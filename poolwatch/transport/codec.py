@@ -25,7 +25,10 @@ from poolwatch.transport.bulk import Bulk
 
 Payload = bytes | Bulk
 
-_PROTOCOL = 5
+PROTOCOL = 5
+PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+"""Types whose values pickle without reducers, buffers or anybody's code."""
+
 _OUT_OF_BAND = 64 * 1024  # smaller buffers are copied into the pickle; a mapping would cost more
 _KEEP_BUFFER = 1024 * 1024  # a pickler that has written more than this is not kept for reuse
 _REPR_LENGTH = 200
@@ -45,7 +48,7 @@ class _Reusable(threading.local):
     def renew(self) -> None:
         self.buffers: list[pickle.PickleBuffer] = []
         self.file = io.BytesIO()
-        self.pickler = pickle.Pickler(self.file, _PROTOCOL, buffer_callback=self._keep)
+        self.pickler = pickle.Pickler(self.file, PROTOCOL, buffer_callback=self._keep)
         self.pickler.dispatch_table = _reducers
 
     def _keep(self, buffer: pickle.PickleBuffer) -> bool:
@@ -53,6 +56,7 @@ class _Reusable(threading.local):
 
 
 _reusable = _Reusable()
+PICKLED_NONE = pickle.dumps(None, PROTOCOL)
 
 
 def _keep_out_of_band(buffer: pickle.PickleBuffer, kept: list[pickle.PickleBuffer]) -> bool:
@@ -75,8 +79,11 @@ def encode(obj: object) -> Payload:
     Raises:
         Exception: whatever pickling the object raised.
     """
+    if type(obj) in PLAIN:
+        data = pickle.dumps(obj, PROTOCOL)
+        return data if len(data) < bulk.THRESHOLD else _pack(data, [])
     try:
-        return _encode_plain(obj)
+        return _encode_by_reference(obj)
     except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
         try:
             return encode_by_value(obj)
@@ -84,10 +91,10 @@ def encode(obj: object) -> Payload:
             raise error from None
 
 
-def _encode_plain(obj: object) -> Payload:
+def _encode_by_reference(obj: object) -> Payload:
     own = _reusable
     if own.busy:  # a __reduce__ that submits a job of its own
-        return _pack(pickle.dumps(obj, _PROTOCOL), [])
+        return _pack(pickle.dumps(obj, PROTOCOL), [])
     own.busy = True
     file = own.file
     try:
@@ -130,7 +137,7 @@ def encode_by_value(obj: object, *modules: ModuleType) -> Payload:
             cloudpickle.register_pickle_by_value(module)
         try:
             data = cloudpickle.dumps(
-                obj, _PROTOCOL, buffer_callback=lambda buffer: _keep_out_of_band(buffer, buffers)
+                obj, PROTOCOL, buffer_callback=lambda buffer: _keep_out_of_band(buffer, buffers)
             )
         finally:
             for module in added:
@@ -145,7 +152,7 @@ def _pack(data: bytes, buffers: list[pickle.PickleBuffer]) -> Payload:
         return bulk.write([data, *(buffer.raw() for buffer in buffers)])
     except OSError:
         # No descriptor or no memory file to be had: the stream takes it, more slowly.
-        return pickle.dumps(pickle.loads(data, buffers=buffers), _PROTOCOL) if buffers else data
+        return pickle.dumps(pickle.loads(data, buffers=buffers), PROTOCOL) if buffers else data
 
 
 def decode(payload: bytes, fd: int | None, is_bulk: bool) -> Any:
@@ -175,12 +182,12 @@ def encode_failure(error: BaseException) -> bytes:
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     pickled: bytes | None
     try:
-        pickled = pickle.dumps(error, _PROTOCOL)
+        pickled = pickle.dumps(error, PROTOCOL)
     except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
         pickled = _failure_by_value(error)
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}"
-    return pickle.dumps(tuple(Failure(pickled, name, safe_repr(error), text)), _PROTOCOL)
+    return pickle.dumps(tuple(Failure(pickled, name, safe_repr(error), text)), PROTOCOL)
 
 
 def _failure_by_value(error: BaseException) -> bytes | None:

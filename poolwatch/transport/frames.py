@@ -17,7 +17,7 @@ HEADER = struct.Struct("<QBBHIQQQ")
 """length of the payload, kind, flags, descriptors, spare, serial, and two numbers by kind."""
 
 # Parent to worker.
-JOB = 1
+JOB = 1  # number one: length of the function's own pickle at the front, see codec
 LEAVE = 2  # finish what was sent before this, then exit
 PING = 3  # answer: asked of a worker that has not touched what it was sent
 
@@ -33,12 +33,14 @@ DROPPED = 17  # the job was begun and voided at the same time; it did not run
 LEAVING = 18  # the worker has done its share of jobs, or was told to, and takes no more
 PONG = 19
 PARTIAL = 20  # chunks of a map: outcomes of the next items; number one: how many
+BELL = 21  # there is something in the ring, see rings
 
 # Flags.
 WANT_ACCEPT = 1  # job: write an ACCEPTED frame before it begins
 BULK = 2  # the payload is a table; the bytes are in the frame's descriptor
-CHUNK = 8  # job: the payload is a function and a list of items, see worker.main
 BY_VALUE = 4  # job: already sent by value, NOT_FOUND would not help
+CHUNK = 8  # job: the payload is a function and a list of items, see worker.chunks
+LIMITED = 16  # chunk: time limits hold for each item
 
 READ_BYTES = 120 * 1024  # below malloc's mmap threshold, so a read costs no page faults
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * array.array("i").itemsize)  # a frame owns one at most
@@ -54,6 +56,9 @@ class Frame(NamedTuple):
     second: int
     payload: bytes
     fd: int | None  # None also when we had no room for it, although the header promised one
+
+
+_new = tuple.__new__  # Frame(...) takes twice as long
 
 
 def pack(
@@ -133,7 +138,8 @@ class FrameReader:
                 break
             position = start + length
             fd = self._fds.popleft() if fds else None
-            frames.append(Frame(kind, flags, serial, first, second, data[start:position], fd))
+            fields = (kind, flags, serial, first, second, data[start:position], fd)
+            frames.append(_new(Frame, fields))
         else:
             self._need = header_size
         if position < end:

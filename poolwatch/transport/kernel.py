@@ -36,6 +36,9 @@ _libc.mmap.argtypes = [
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _membarrier_nr = _MEMBARRIER_NR.get(platform.machine()) if LINUX else None
 
+yield_processor = getattr(os, "sched_yield", lambda: None)
+"""Let other processes run; for loops that look at memory for some microseconds."""
+
 STACK_SIGNAL = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 """Asks a worker for a stack dump (handled by faulthandler, in C)."""
 
@@ -88,13 +91,26 @@ def open_pidfd(pid: int) -> int | None:
 def map_privately(fd: int, size: int) -> memoryview:
     """Return the file's contents, copied on write, without keeping a descriptor.
 
-    Python's own ``mmap`` keeps a duplicate of the descriptor for as long as the mapping lives, so
-    that a thousand results which nobody has fetched would use up a thousand descriptors.
+    Raises:
+        OSError: it cannot be mapped.
+    """
+    return _map(fd, size, mmap.MAP_PRIVATE)
+
+
+def map_shared(fd: int, size: int) -> memoryview:
+    """Return the file's contents, shared with whoever else maps it, without keeping a descriptor.
 
     Raises:
         OSError: it cannot be mapped.
     """
-    address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, fd, 0)
+    return _map(fd, size, mmap.MAP_SHARED)
+
+
+def _map(fd: int, size: int, flags: int) -> memoryview:
+    # Python's own mmap keeps a duplicate of the descriptor for as long as the mapping lives: a
+    # thousand results which nobody has fetched would use up a thousand descriptors, and a job that
+    # writes into descriptors which it does not know would find it.
+    address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
     if address in (None, ctypes.c_void_p(-1).value):
         errno = ctypes.get_errno()
         raise OSError(errno, os.strerror(errno))

@@ -25,6 +25,8 @@ so (a DROPPED frame), and the supervisor puts the job back.
 A serial numbers one *sending* of one job to one worker. A job that is sent again gets another, so
 an old entry is never mistaken for a new one. Where the kernel has no membarrier, jobs are sent one
 at a time (see ``dispatcher``), and only a job that is being killed anyway is ever voided.
+
+Behind the fields lies the ring in which the worker leaves its results, see ``rings``.
 """
 
 from __future__ import annotations
@@ -34,20 +36,34 @@ import os
 
 from poolwatch.transport import kernel
 
+# Written by the worker for each job.
 STARTED = 0  # serial of the job begun last
 STARTED_AT = 1  # when, monotonic nanoseconds; written before STARTED
 PHASE = 2  # what the worker is doing, see PHASES
-VOID = 3  # by the supervisor: jobs up to this serial that have not begun must not begin
-TERM_ORDER = 4  # by the supervisor: SIGTERM is meant for the job with this serial
-SOFT_ORDER = 5  # by the supervisor: the soft limit of the job with this serial has passed
+FINISHED = 3  # serial of the job whose result has been written last
+HEAD = 4  # bytes that have ever been put into the ring
+ITEM = 5  # chunks of a map: index of the item begun last; NO_ITEM before the first
 RECEIVING = 6  # serial of the job whose frame has come in part
-FINISHED = 7  # serial of the job whose result has been written last
-JOBS_DONE = 8  # how many results have been written
-ITEM = 9  # chunks of a map: index of the item begun last; NO_ITEM before the first
-SOFT_ITEM = 10  # by the supervisor: value of ITEM when the soft limit passed
+
+# Written by the supervisor; on a cache line of their own.
+VOID = 8  # jobs up to this serial that have not begun must not begin
+TERM_ORDER = 9  # SIGTERM is meant for the job with this serial
+SOFT_ORDER = 10  # the soft limit of the job with this serial has passed
+SOFT_ITEM = 11  # value of ITEM when the soft limit passed
+TAIL = 12  # bytes that have ever been taken out of the ring
+SENT = 13  # serial of the job sent last, once its frame is in the stream
+RING = 14  # 1 when the worker may use the ring
+
+# Written by both.
+BELL = 16  # 1: after the next result in the ring, write into the stream to wake the parent
+
 NO_ITEM = 2**64 - 1
 
-ROW_BYTES = 16 * 8
+_FIELDS = 24
+_RING_START = mmap.PAGESIZE
+RING_BYTES = 64 * 1024
+"""Bytes of results that may wait in the ring; a power of two."""
+ROW_BYTES = _RING_START + RING_BYTES
 
 BOOTING, IDLE, RUNNING, SENDING, LEAVING = range(5)
 PHASES = ("booting", "idle", "running", "sending", "leaving")
@@ -65,15 +81,25 @@ class Row:
 
     Attributes:
         fields: the row as unsigned 64-bit integers; the constants above are its indices.
+        ring: the bytes of the ring.
     """
 
-    __slots__ = ("_map", "fields")
+    __slots__ = ("fields", "ring")
 
-    def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, ROW_BYTES)
-        self.fields = memoryview(self._map).cast("Q")
+    def __init__(self, memory: memoryview) -> None:
+        self.fields = memory[: _FIELDS * 8].cast("Q")
+        self.ring = memory[_RING_START:]
+
+    @classmethod
+    def map(cls, fd: int) -> Row:
+        """Map the row behind a descriptor, which may be closed then.
+
+        Raises:
+            OSError: it cannot be mapped.
+        """
+        return cls(kernel.map_shared(fd, ROW_BYTES))
 
     def close(self) -> None:
-        """Unmap the row."""
+        """Let go of the row."""
         self.fields.release()
-        self._map.close()
+        self.ring.release()

@@ -14,15 +14,24 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import getpid
 from signal import SIGTERM
 from time import monotonic_ns, thread_time_ns
 from typing import Any
 
-from poolwatch.exceptions import MaybeEncodingError
 from poolwatch.transport import codec, frames, kernel, ledger
-from poolwatch.transport.bulk import Bulk
+from poolwatch.transport.calls import Functions
 from poolwatch.transport.frames import Frame, FrameReader
+from poolwatch.transport.kernel import yield_processor
+from poolwatch.worker import chunks
+from poolwatch.worker.chunks import ChunkRunner
+from poolwatch.worker.outbox import Outbox
 from poolwatch.worker.signals import Orders, die_of
+
+_LOOK_NS = 50_000  # how long a worker looks for its next job before it goes to sleep
+_SHORT_NS = 50_000  # what counts as a short job
+_MOST_PATIENCE = 64
+_IN_VAIN = 16  # patience that a look in vain costs
 
 
 @dataclass(slots=True)
@@ -58,14 +67,19 @@ class Worker:
     def __init__(self, setup: WorkerSetup, ends: WorkerEnds) -> None:
         self._setup = setup
         self._ends = ends
-        self._row = ledger.Row(ends.ledger_fd)
+        self._row = ledger.Row.map(ends.ledger_fd)
         os.close(ends.ledger_fd)
         self._fields = self._row.fields
         self._orders = Orders(self._fields)
         self._reader = FrameReader(ends.sock)
-        self._pid = os.getpid()
+        self._outbox = Outbox(ends.sock, self._row)
+        self._functions = Functions()
+        self._chunks = ChunkRunner(self._outbox, self._fields, self._orders, self._leave_if_forked)
+        self._pid = getpid()
         self._done = 0
         self._cpu = 0
+        self._last = 0  # serial of the job that has come last
+        self._patience = 1
 
     def serve(self) -> None:
         """Boot, then run jobs until told to leave, or until the pool is gone."""
@@ -80,7 +94,7 @@ class Worker:
         _reseed()
         if self._initialize():
             self._fields[ledger.PHASE] = ledger.IDLE
-            self._send(frames.READY, b"", 0, first=self._pid)
+            self._outbox.send_through_stream(frames.READY, b"", 0, self._pid)
             self._cpu = thread_time_ns()
             self._loop()
         self._leave()
@@ -89,26 +103,26 @@ class Worker:
         """In a process that a job forks: the stream is not its own, nor are our signals."""
         self._orders.uninstall()
         self._orders.unblock()
-        try:
-            self._ends.sock.close()
-        except OSError:
-            pass  # the job has closed it already
+        self._outbox.forget()
+        self._fields.release()
 
     def _initialize(self) -> bool:
         if self._setup.initializer is not None:
             try:
                 self._setup.initializer(*self._setup.initargs)
             except BaseException as error:  # noqa: BLE001  (told to the parent, which decides)
-                self._send(frames.BOOT_FAILED, codec.encode_failure(error), 0)
+                failure = codec.encode_failure(error)
+                self._outbox.send_through_stream(frames.BOOT_FAILED, failure, 0)
                 return False
         # The initializer may have changed the user id, which clears the death signal.
         kernel.set_death_signal()
         return True
 
     def _loop(self) -> None:
-        fields, reader = self._fields, self._reader
-        bound = self._setup.maxtasksperchild
+        reader, bound = self._reader, self._setup.maxtasksperchild
         while True:
+            if self._patience > 0:
+                self._await_next()
             try:
                 batch = reader.read()
             except ConnectionError:
@@ -116,73 +130,97 @@ class Worker:
             if batch is None:
                 return
             if reader.receiving:
-                fields[ledger.RECEIVING] = reader.receiving
+                self._fields[ledger.RECEIVING] = reader.receiving
             for frame in batch:
                 if frame.kind == frames.JOB:
                     self._run_job(frame)
                     if self._done == bound:
                         return
                 elif frame.kind == frames.PING:
-                    self._send(frames.PONG, b"", frame.serial)
+                    self._outbox.send_through_stream(frames.PONG, b"", frame.serial)
                 elif frame.kind == frames.LEAVE:
                     return
 
+    def _await_next(self) -> None:
+        """Look for the next job for a moment before going to sleep; being woken costs more.
+
+        Only after jobs that came one upon the other: each look in vain is paid for with patience.
+        """
+        fields, last = self._fields, self._last
+        if fields[ledger.SENT] == last:
+            deadline = monotonic_ns() + _LOOK_NS
+            while fields[ledger.SENT] == last:
+                if monotonic_ns() > deadline:
+                    self._patience -= _IN_VAIN
+                    return
+                yield_processor()
+        self._patience = min(self._patience + 1, _MOST_PATIENCE)
+
     def _run_job(self, frame: Frame) -> None:
-        fields, serial = self._fields, frame.serial
+        _, flags, serial, split, _, payload, fd = frame
+        fields = self._fields
+        self._last = serial
         if serial <= fields[ledger.VOID]:
-            _drop(frame)
+            _drop(fd)
             return
         started = monotonic_ns()
-        if frame.flags & frames.CHUNK:
+        if flags & frames.CHUNK:
             fields[ledger.ITEM] = ledger.NO_ITEM
         fields[ledger.STARTED_AT] = started
         fields[ledger.PHASE] = ledger.RUNNING
         fields[ledger.STARTED] = serial
         if serial <= fields[ledger.VOID]:
-            _drop(frame)
+            _drop(fd)
             fields[ledger.PHASE] = ledger.IDLE
-            self._send(frames.DROPPED, b"", serial)
+            self._outbox.send(frames.DROPPED, b"", serial)
             return
-        if frame.flags & frames.WANT_ACCEPT:
-            self._send(frames.ACCEPTED, b"", serial, first=started)
-        kind, payload = self._outcome(frame)
+        if flags & frames.WANT_ACCEPT:
+            self._outbox.send(frames.ACCEPTED, b"", serial, started)
+        kind, outcome = self._outcome(flags, serial, payload[:split], payload[split:], fd)
         self._leave_if_forked()
         _flush_stdout()
         cpu, self._cpu = self._cpu, thread_time_ns()
         fields[ledger.PHASE] = ledger.SENDING
-        self._send(kind, payload, serial, first=monotonic_ns() - started, second=self._cpu - cpu)
+        wall = monotonic_ns() - started
+        self._outbox.send(kind, outcome, serial, wall, self._cpu - cpu)
         fields[ledger.FINISHED] = serial
-        self._done += 1
-        fields[ledger.JOBS_DONE] = self._done
         fields[ledger.PHASE] = ledger.IDLE
+        self._done += 1
+        if wall < _SHORT_NS and self._patience <= 0:
+            self._patience += 1  # after some short jobs it is worth another look
 
-    def _outcome(self, frame: Frame) -> tuple[int, codec.Payload]:
+    def _outcome(
+        self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
+    ) -> tuple[int, codec.Payload]:
         """Run one job; return the kind of frame and the payload that tell how it went."""
         try:
-            call = codec.decode(frame.payload, frame.fd, bool(frame.flags & frames.BULK))
+            call = self._functions.decode(head, payload, fd, bool(flags & frames.BULK))
             func, args, kwds = call
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             missing = isinstance(error, (AttributeError, ImportError))
-            if missing and not frame.flags & frames.BY_VALUE:
+            if missing and not flags & frames.BY_VALUE:
                 return frames.NOT_FOUND, b""
             return frames.DECODING_FAILED, codec.encode_failure(error)
         try:
-            if frame.flags & frames.CHUNK:
-                value = self._run_chunk(func, args, kwds, frame.serial)
-            else:
-                value = self._call(func, args, kwds, frame.serial)
+            if flags & frames.CHUNK:
+                limited = bool(flags & frames.LIMITED)
+                return frames.RESULT, self._chunks.run(func, args, kwds, serial, limited)
+            value = self._call(func, args, kwds, serial)
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             if self._orders.terminating and isinstance(error, SystemExit):
                 die_of(SIGTERM)  # a job that swallowed it has lived on, and its result counts
-            error.__traceback__ = _without_own_frames(error)
+            error.__traceback__ = chunks.without_frames_of(error, __file__, chunks.__file__)
             return frames.FAILURE, codec.encode_failure(error)
         if value is None:
-            return frames.RESULT, _PICKLED_NONE
-        return _encode_result(value)
+            return frames.RESULT, codec.PICKLED_NONE
+        try:
+            return frames.RESULT, codec.encode(value)
+        except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+            return frames.FAILURE, chunks.failure_of(value)
 
     def _leave_if_forked(self) -> None:
         """A job forked, and its child has come back here: this is not the worker."""
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             os._exit(0)
 
     def _call(self, func: Any, args: Any, kwds: Any, serial: int) -> Any:
@@ -198,132 +236,16 @@ class Worker:
         finally:
             orders.serial = 0
 
-    def _run_chunk(
-        self, func: Callable[..., Any], items: list[Any], star: bool, serial: int
-    ) -> ChunkOutcomes:
-        """Run the items of a map's chunk; their outcomes leave at least every millisecond.
-
-        Returns:
-            The outcomes that have not been sent yet.
-        """
-        fields, orders = self._fields, self._orders
-        outcomes = ChunkOutcomes()
-        sent = monotonic_ns()
-        for index, item in enumerate(items):
-            fields[ledger.ITEM] = index
-            try:
-                try:
-                    orders.begin(serial)
-                    value = func(*item) if star else func(item)
-                finally:
-                    orders.serial = 0  # a signal must not interrupt anything but the item's code
-                outcomes.append((True, value))
-            except BaseException as error:
-                self._leave_if_forked()
-                if orders.terminating and isinstance(error, SystemExit):
-                    raise
-                error.__traceback__ = _without_own_frames(error)
-                outcomes.append((False, codec.encode_failure(error)))
-            self._leave_if_forked()
-            now = monotonic_ns()
-            if now - sent > _PARTIAL_AFTER:
-                _, payload = _encode_result(outcomes)
-                self._send(frames.PARTIAL, payload, serial, first=len(outcomes))
-                outcomes = ChunkOutcomes()
-                sent = now
-            fields[ledger.STARTED_AT] = now  # limits hold for each item
-        return outcomes
-
-    def _send(
-        self, kind: int, payload: codec.Payload, serial: int, *, first: int = 0, second: int = 0
-    ) -> None:
-        try:
-            if isinstance(payload, Bulk):
-                header = frames.pack(
-                    kind,
-                    payload.table,
-                    serial,
-                    flags=frames.BULK,
-                    fds=1,
-                    first=first,
-                    second=second,
-                )
-                sent = socket.send_fds(self._ends.sock, [header], [payload.fd])
-                self._ends.sock.sendall(memoryview(header)[sent:])
-            else:
-                data = frames.pack(kind, payload, serial, first=first, second=second)
-                self._ends.sock.sendall(data)
-        except ConnectionError:
-            os._exit(1)  # the pool is gone, and nobody is left to tell
-
     def _leave(self) -> None:
         self._fields[ledger.PHASE] = ledger.LEAVING
-        self._send(frames.LEAVING, b"", 0)
+        self._outbox.send_through_stream(frames.LEAVING, b"", 0)
         if self._setup.on_process_exit is not None:
             self._setup.on_process_exit(self._pid, 0)
 
 
-class ChunkOutcomes(list[tuple[bool, Any]]):
-    """``(True, value)`` or ``(False, pickled failure)`` of neighbouring items; sent as a list."""
-
-    def __reduce__(self) -> tuple[type[list[Any]], tuple[list[Any]]]:
-        return list, (list(self),)
-
-    def without_the_unpicklable(self) -> ChunkOutcomes:
-        """Replace the values that cannot be pickled by failures that say so."""
-        return ChunkOutcomes(
-            (True, value)
-            if succeeded and _pickles(value)
-            else (False, _failure_of(value))
-            if succeeded
-            else (False, value)
-            for succeeded, value in self
-        )
-
-
-_PICKLED_NONE = codec.encode(None)
-_PARTIAL_AFTER = 1_000_000  # ns
-
-
-def _encode_result(value: object) -> tuple[int, codec.Payload]:
-    try:
-        return frames.RESULT, codec.encode(value)
-    except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-        if isinstance(value, ChunkOutcomes):
-            return frames.RESULT, codec.encode(value.without_the_unpicklable())
-        return frames.FAILURE, _failure_of(value)
-
-
-def _pickles(value: object) -> bool:
-    try:
-        codec.encode(value)
-    except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-        return False
-    return True
-
-
-def _failure_of(value: object) -> bytes:
-    """Return the failure that tells why a value cannot be pickled."""
-    try:
-        codec.encode(value)
-    except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-        problem = MaybeEncodingError(codec.safe_repr(error), codec.safe_repr(value))
-    else:
-        problem = MaybeEncodingError("it pickled only at the second attempt", type(value).__name__)
-    return codec.encode_failure(problem)
-
-
-def _without_own_frames(error: BaseException) -> Any:
-    """Drop this module's frames from the top of the traceback; the user's own begin below."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return trace
-
-
-def _drop(frame: Frame) -> None:
-    if frame.fd is not None:
-        os.close(frame.fd)
+def _drop(fd: int | None) -> None:
+    if fd is not None:
+        os.close(fd)
 
 
 def _flush_stdout() -> None:

@@ -1,0 +1,150 @@
+"""The caller's own thread helps, rather than sleep until it is woken.
+
+Waking a thread or a process costs more than a short job. So a caller that waits for one looks into
+the workers' rings for a moment itself, and takes in what it finds there, in the place of the
+supervisor, who is left asleep; and one that submits thousands of jobs takes in results between them
+and keeps the workers busy.
+
+Only what is simple is taken here: outcomes of jobs without callbacks and limits, while nobody
+listens to events. The rest is left to the supervisor. Nothing here blocks, and nothing here runs
+the user's code.
+
+A signal handler may raise in the middle of it (Ctrl-C in the main thread). Taking a frame in may
+therefore be done twice, a frame leaves the ring only afterwards, and ``Supervisor.repair`` puts the
+rest in order. A handler may also *use* the pool in the middle of it: see ``Dispatcher.entered``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from time import monotonic_ns
+
+from poolwatch.crew import WorkerProcess, WorkerState
+from poolwatch.dispatcher import Dispatcher
+from poolwatch.events import Bus
+from poolwatch.intake import Intake
+from poolwatch.job import Job
+from poolwatch.loop import EventLoop
+from poolwatch.transport import kernel, ledger
+from poolwatch.transport.kernel import yield_processor
+
+_LOOK_NS = 60_000  # how long to look without finding anything
+_SHORT_NS = 60_000  # average run time of jobs that are worth looking out for
+_MOST_WORKERS = 8  # whose rings are looked into
+_MOST_PATIENCE = 64
+_IN_VAIN = 16  # patience that a look in vain costs
+
+
+class Assist:
+    """What callers' threads may do in the place of the supervisor."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        bus: Bus,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        repair: Callable[[Job | None], None],
+    ) -> None:
+        self._loop = loop
+        self._bus = bus
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._repair = repair
+        self._patience = _MOST_PATIENCE
+        self._skipped = 0
+
+    def until(self, is_ready: Callable[[], bool], timeout: float | None) -> None:
+        """Help until something is ready, for as long as short jobs come in.
+
+        Args:
+            is_ready: tells whether it is.
+            timeout: seconds after which to return in any case; None for no bound.
+        """
+        dispatcher = self._dispatcher
+        if dispatcher.average > _SHORT_NS or self._bus.listening or dispatcher.entered:
+            return
+        if self._patience <= 0:
+            self._skipped += 1
+            if self._skipped % _IN_VAIN:
+                return
+        workers: list[WorkerProcess] = []
+        try:
+            with dispatcher.lock:
+                workers = dispatcher.holding()[: _MOST_WORKERS + 1]
+                if len(workers) > _MOST_WORKERS:
+                    return
+                for worker in workers:
+                    worker.fields[ledger.BELL] = 0  # somebody is looking
+            self._look(workers, is_ready, timeout)
+        finally:
+            self._hand_back(workers)
+
+    def _look(
+        self, workers: list[WorkerProcess], is_ready: Callable[[], bool], timeout: float | None
+    ) -> None:
+        rings = [worker.ring for worker in workers]
+        now = monotonic_ns()
+        end = math.inf if timeout is None else now + timeout * 1e9
+        deadline = min(end, now + _LOOK_NS)
+        while not is_ready():
+            for ring in rings:
+                if ring.has_data():
+                    break
+            else:
+                if monotonic_ns() > deadline:
+                    self._patience -= _IN_VAIN
+                    return
+                yield_processor()
+                continue
+            if not self._take(workers):
+                return
+            now = monotonic_ns()
+            if now > end:
+                return
+            deadline = min(end, now + _LOOK_NS)
+        if self._patience < _MOST_PATIENCE:
+            self._patience += 1
+
+    def _take(self, workers: list[WorkerProcess]) -> bool:
+        """Take in what the rings hold; False when something is left to the supervisor."""
+        dispatcher = self._dispatcher
+        with dispatcher.lock:
+            if dispatcher.entered:
+                return False
+            dispatcher.entered = True
+            try:
+                return self._take_each(workers)
+            finally:
+                dispatcher.entered = False
+
+    def _take_each(self, workers: list[WorkerProcess]) -> bool:
+        try:
+            simple = True
+            for worker in workers:
+                if worker.state is not WorkerState.DEAD and worker.ring.has_data():
+                    simple &= self._intake.take_simple(worker)
+                    self._dispatcher.refill(worker)
+            return simple
+        except BaseException:
+            job = self._intake.current
+            self._loop.call_soon(lambda: self._repair(job))
+            raise
+
+    def take_some(self) -> None:
+        """Take in what is there, in the middle of many submissions. The lock is held."""
+        if not self._bus.listening:
+            self._take_each(self._dispatcher.holding()[:_MOST_WORKERS])
+
+    def _hand_back(self, workers: list[WorkerProcess]) -> None:
+        """Have the supervisor woken again when something comes."""
+        with self._dispatcher.lock:
+            armed = [worker for worker in workers if worker.jobs]
+            for worker in armed:
+                if worker.state is not WorkerState.DEAD:
+                    worker.fields[ledger.BELL] = 1
+            if armed:
+                kernel.membarrier()
+                if any(worker.ring.has_data() for worker in armed):
+                    self._loop.call_soon(lambda: self._intake.take_rings(armed))
