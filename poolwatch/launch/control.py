@@ -182,14 +182,17 @@ class Channel:
         except OSError:
             return True
 
-    def receive(self) -> tuple[Message, list[int]] | None:
+    def receive(self, flags: int = 0) -> tuple[Message, list[int]] | None:
         """Read one message and its descriptors; None when the other side is gone.
+
+        Args:
+            flags: of ``recvmsg``: ``MSG_DONTWAIT`` where the socket itself would block.
 
         Raises:
             BlockingIOError: nothing to read.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self.sock, _MESSAGE_BYTES, _MAX_FDS)
+            data, fds, _, _ = socket.recv_fds(self.sock, _MESSAGE_BYTES, _MAX_FDS, flags)
         except ConnectionError:
             return None
         if not data:

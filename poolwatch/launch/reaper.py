@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 from abc import ABC, abstractmethod
 from time import monotonic
 from typing import NoReturn
@@ -22,6 +23,7 @@ from poolwatch.transport import kernel
 _SWEEP_SECONDS = 0.5  # a process in an uninterruptible wait must not hold up the next report
 _SWEEP_ROUNDS = 1000
 _CHILDREN_BYTES = 1 << 20
+_MESSAGES_AT_ONCE = 16
 _IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE")
 
 
@@ -66,10 +68,22 @@ class Reaper(ABC):
                 self._drain_wakeups()
                 self._reap()
             if self.channel.fileno() in ready:
-                received = self.channel.receive()
-                if received is None:
-                    self.shut_down()
-                self.handle(*received)
+                self._take_messages()
+
+    def _take_messages(self) -> None:
+        """Act on the messages that are there, as many as can be had without waiting."""
+        for _ in range(_MESSAGES_AT_ONCE):
+            try:
+                received = self.channel.receive(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            if received is None:
+                self.shut_down()
+            self.handle(*received)
+        self.report()
+
+    def report(self) -> None:
+        """Tell the parent what the messages have led to, where that can wait until here."""
 
     def children(self) -> list[int]:
         """Return the pids of this (single-threaded) process's children, zombies included."""

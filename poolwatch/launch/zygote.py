@@ -50,6 +50,7 @@ class Zygote(Reaper):
         super().__init__(channel, nursery.owner_pid)
         self._nursery = nursery
         self._tokens: dict[int, int] = {}  # worker's pid -> token
+        self._started: list[tuple[int, int]] = []  # token and pid of workers not yet told of
         self._left: dict[int, set[int]] = {}  # token -> orphans of a worker that left in peace
 
     def handle(self, message: Message, fds: list[int]) -> None:
@@ -92,10 +93,21 @@ class Zygote(Reaper):
             os.close(fd)
         self._tokens[pid] = order.token
         self.spared.add(pid)
-        pidfd = kernel.open_pidfd(pid)
-        self.channel.send(control.WorkerStarted(order.token, pid), [] if pidfd is None else [pidfd])
-        if pidfd is not None:
-            os.close(pidfd)
+        self._started.append((order.token, pid))
+
+    def report(self) -> None:
+        """Tell of the workers that were made.
+
+        Not between two forks: every page of memory that this process writes to in between is one
+        that those two workers no longer share.
+        """
+        started, self._started = self._started, []
+        for token, pid in started:
+            pidfd = kernel.open_pidfd(pid)
+            fds = [] if pidfd is None else [pidfd]
+            self.channel.send(control.WorkerStarted(token, pid), fds)
+            if pidfd is not None:
+                os.close(pidfd)
 
     def child_exited(self, pid: int) -> bool:
         """Sweep up after a worker, reap it, report it."""
