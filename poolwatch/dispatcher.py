@@ -10,7 +10,9 @@ a worker is idle and another holds jobs that it has not begun, a timer looks at 
 *recalls* them. The timer exists only then: an idle pool sleeps.
 
 One lock guards the backlog, the workers' jobs and the jobs' states. It is held for bookkeeping and
-for writes that do not block, never while the user's code runs.
+for writes that do not block, never while the user's code runs. A submission takes it only when a
+worker is idle: otherwise the job is put among the *arrivals*, which needs none, and whoever holds
+the lock next puts it in line. So threads that submit at the same time do not queue up for the lock.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Dispatcher:
     def __init__(self, loop: EventLoop, bus: Bus, maxtasksperchild: int | None) -> None:
         # Reentrant: a signal handler in the caller's thread may use the pool too.
         self.lock = threading.RLock()
+        self.arrivals: deque[Job] = deque()  # not yet in line; may be added to without the lock
         self.backlog: deque[Job] = deque()
+        self.accepting = True  # jobs will still be run
         self.unfinished = 0
         self.arm_deadlines: Callable[[Job], None]  # set by the supervisor
         self.end_with_error: Callable[[Job, JobState, BaseException], None]  # likewise
@@ -71,24 +75,53 @@ class Dispatcher:
     # -- jobs come in ----------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
-        """Send a new job to an idle worker, or put it in line. The lock is held. Any thread."""
-        self.unfinished += 1
-        if self.entered:
-            # A signal handler that has interrupted another submission in the same thread.
-            self.backlog.append(job)
-            self._loop.call_soon(self._refill_idle_soon)
-            return
+        """Send a new job to an idle worker, or put it in line. Any thread; needs no lock.
+
+        Whoever calls a worker idle looks at the arrivals afterwards, and the other way round here,
+        so that one of the two sees the other.
+        """
+        if self._idle and not self.backlog and not self.entered:
+            with self.lock:
+                if self._send_at_once(job):
+                    return
+        self.arrivals.append(job)
+        if self._idle:
+            self._call_for(self.refill_idle)
+        else:
+            self._submitted += 1  # a rhythm, which need not be exact
+            if not self._submitted % _HELP_EVERY and not self.entered:
+                self._call_for(self.help_along)
+
+    def _send_at_once(self, job: Job) -> bool:
+        if self.entered or self.backlog or self.arrivals or not self._idle or not self.accepting:
+            return False
         self.entered = True
         try:
-            if self._idle and not self.backlog:
-                self._send_first(job)
-            else:
-                self.backlog.append(job)
-                self._submitted += 1
-                if not self._submitted % _HELP_EVERY:
-                    self.help_along()
+            self.unfinished += 1
+            self._send_first(job)
         finally:
             self.entered = False
+        return True
+
+    def _call_for(self, help_out: Callable[[], None]) -> None:
+        """Call something with the lock held, unless that interrupts what is under way."""
+        with self.lock:
+            if self.entered:  # by this very thread: a signal handler has interrupted it
+                self._loop.call_soon(self._refill_idle_soon)
+                return
+            self.entered = True
+            try:
+                help_out()
+            finally:
+                self.entered = False
+
+    def take_arrivals(self) -> None:
+        """Put new jobs in line. The lock is held."""
+        arrivals, backlog = self.arrivals, self.backlog
+        for _ in range(len(arrivals)):
+            backlog.append(arrivals[0])
+            self.unfinished += 1
+            arrivals.popleft()
 
     def _refill_idle_soon(self) -> None:
         with self.lock:
@@ -116,23 +149,30 @@ class Dispatcher:
         """Send a worker what it may hold, or note that it is idle. The lock is held."""
         if worker.state is not WorkerState.UP or worker.unresponsive:
             return
-        held = len(worker.jobs)
-        if self.backlog:
-            depth = self._depth()
-            if held == 0 or held <= depth // 2:
-                self._send_share(worker, depth - held)
-                held = len(worker.jobs)
-        if held == 0 and not self._quota_used_up(worker):
+        while True:
+            if self.arrivals:
+                self.take_arrivals()
+            held = len(worker.jobs)
+            if self.backlog:
+                depth = self._depth()
+                if held == 0 or held <= depth // 2:
+                    self._send_share(worker, depth - held)
+                    held = len(worker.jobs)
+            if held or self._quota_used_up(worker):
+                return
             self._idle[worker] = None
-            if self.unfinished and not self._looking:
-                self._look_soon()
+            if not self.arrivals:
+                break
+            del self._idle[worker]  # somebody may have come by who did not see it idle
+        if self.unfinished and not self._looking:
+            self._look_soon()
 
     def _quota_used_up(self, worker: WorkerProcess) -> bool:
         return self._bound is not None and worker.done + len(worker.jobs) >= self._bound
 
     def refill_idle(self) -> None:
         """Give waiting jobs to idle workers. The lock is held."""
-        while self._idle and self.backlog:
+        while self._idle and (self.backlog or self.arrivals):
             worker, _ = self._idle.popitem()
             self.refill(worker)
 

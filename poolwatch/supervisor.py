@@ -135,6 +135,7 @@ class Supervisor:
                 self.intake.take_ring(worker)
                 dispatcher.put_back(dispatcher.recall(worker))
             held = [other for worker in workers for other in worker.jobs.values()]
+            dispatcher.take_arrivals()
             waiting = dict.fromkeys(dispatcher.backlog)  # one may be in line twice
             dispatcher.backlog = deque(other for other in waiting if other not in held)
             for other in dispatcher.backlog:

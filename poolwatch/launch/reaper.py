@@ -82,8 +82,9 @@ class Reaper(ABC):
             self.handle(*received)
         self.report()
 
+    @abstractmethod
     def report(self) -> None:
-        """Tell the parent what the messages have led to, where that can wait until here."""
+        """Tell the parent what the messages have led to, where that could wait until here."""
 
     def children(self) -> list[int]:
         """Return the pids of this (single-threaded) process's children, zombies included."""

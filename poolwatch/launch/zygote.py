@@ -159,6 +159,9 @@ class Guardian(Reaper):
         else:
             self.shut_down()
 
+    def report(self) -> None:
+        """Nothing that could wait."""
+
     def start_zygote(self, sock: socket.socket | None) -> None:
         """Fork a zygote; the channel is given for the first one, whose parent's end exists."""
         pid = fork_helper(Zygote, self, self._nursery, sock)
