@@ -84,9 +84,10 @@ class Row:
         ring: the bytes of the ring.
     """
 
-    __slots__ = ("fields", "ring")
+    __slots__ = ("_mapping", "fields", "ring")
 
-    def __init__(self, memory: memoryview) -> None:
+    def __init__(self, memory: memoryview, mapping: kernel.Mapping | None = None) -> None:
+        self._mapping = mapping
         self.fields = memory[: _FIELDS * 8].cast("Q")
         self.ring = memory[_RING_START:]
 
@@ -97,9 +98,12 @@ class Row:
         Raises:
             OSError: it cannot be mapped.
         """
-        return cls(kernel.map_shared(fd, ROW_BYTES))
+        mapping = kernel.Mapping(fd, ROW_BYTES, mmap.MAP_SHARED)
+        return cls(mapping.view, mapping)
 
     def close(self) -> None:
-        """Let go of the row."""
+        """Unmap the row."""
         self.fields.release()
         self.ring.release()
+        if self._mapping is not None:
+            self._mapping.close()
