@@ -1,0 +1,99 @@
+"""Rounds of runs: each in a fresh process, peers in turn."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks import children
+from benchmarks.measures.common import Figures
+from benchmarks.targets import LIMIT
+from benchmarks.workloads import Workload
+
+_PROBLEMS_ENOUGH = 2  # runs without figures, after which a peer's later rounds are left out
+NOT_OFFERED = "not offered"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run.
+
+    Attributes:
+        round: number of its round, from 1.
+        workload: name of the workload.
+        peer: name of the peer.
+        figures: what it gave; empty when there was a problem.
+        problem: why there are no figures, or empty.
+        detail: more about that.
+    """
+
+    round: int
+    workload: str
+    peer: str
+    figures: Figures = field(default_factory=dict)
+    problem: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run.
+
+    Attributes:
+        workloads: in this order within a round.
+        peers: names, in this order within a workload, another one first in each round.
+        rounds: how many.
+        quick: with smaller sizes, and only with the peers that a quick run has.
+    """
+
+    workloads: Sequence[Workload]
+    peers: Sequence[str]
+    rounds: int
+    quick: bool
+
+    def peers_of(self, workload: Workload, number: int) -> list[str]:
+        """Return whom a workload is run with in a round."""
+        allowed = workload.quick_peers if self.quick else workload.peers
+        peers = [peer for peer in self.peers if peer in allowed]
+        if workload.limit is not None:
+            peers.append(LIMIT)
+        first = number % max(1, len(peers))
+        return peers[first:] + peers[:first]
+
+
+def run_once(workload: Workload, peer: str, quick: bool, number: int) -> Sample:
+    """Run a workload with a peer in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.one", "--peer", peer, "--workload", workload.name]
+    ended = children.run([*command, "--quick"] if quick else command, workload.deadline)
+    if ended.code is None:
+        problem = f"hangs ({workload.deadline:g} s)"
+        return Sample(number, workload.name, peer, problem=problem, detail=ended.errors)
+    try:
+        said = json.loads(ended.output.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        problem = f"the caller dies (exit code {ended.code})"
+        return Sample(number, workload.name, peer, problem=problem, detail=ended.errors)
+    return Sample(number, workload.name, peer, **said)
+
+
+def run_rounds(plan: Plan, on_sample: Callable[[Sample], object]) -> list[Sample]:
+    """Run all that is planned; tell of each run when it has ended."""
+    samples: list[Sample] = []
+    for number in range(1, plan.rounds + 1):
+        for workload in plan.workloads:
+            for peer in plan.peers_of(workload, number):
+                if not _is_hopeless(samples, workload, peer):
+                    samples.append(run_once(workload, peer, plan.quick, number))
+                    on_sample(samples[-1])
+    return samples
+
+
+def _is_hopeless(samples: Sequence[Sample], workload: Workload, peer: str) -> bool:
+    """Whether enough runs have shown that this peer has no figures to give."""
+    seen = [s for s in samples if s.workload == workload.name and s.peer == peer]
+    if any(sample.figures for sample in seen):
+        return False
+    offered = [sample for sample in seen if not sample.problem.startswith(NOT_OFFERED)]
+    return len(seen) > len(offered) or len(offered) >= _PROBLEMS_ENOUGH
