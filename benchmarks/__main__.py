@@ -55,10 +55,13 @@ def _measure(options: argparse.Namespace) -> Run:
 
 
 def _tell(sample: Sample) -> None:
-    """Show each run on the terminal."""
+    """Show each run on the terminal, with the part of the processors that others have used."""
     figures = ", ".join(f"{name} {report.number(f)}" for name, f in sample.figures.items())
     words = figures or f"{sample.problem} {sample.detail.splitlines()[-1:]}"
-    print(f"{sample.round} {sample.workload:11} {sample.peer:39} {words}", file=sys.stderr)
+    print(
+        f"{sample.round} {sample.workload:11} {sample.peer:39} {words} ({sample.others:.0%})",
+        file=sys.stderr,
+    )
 
 
 def _stem(options: argparse.Namespace) -> str:

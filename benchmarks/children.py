@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import select
 import subprocess
 import tempfile
@@ -25,6 +26,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _TRACKER_SECONDS = 3.0  # for trackers of resources to remove what the rest has left
 _SWEEP_SECONDS = 15.0
 _TAIL = 2_000
+_CHILDREN = resource.RUSAGE_CHILDREN
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,13 @@ class Ended:
         output: what it has written to stdout.
         errors: the end of what it and its workers have written to stderr.
         code: its exit code, or None when its time was up.
+        others: what part of all processors was used by others meanwhile.
     """
 
     output: str
     errors: str
     code: int | None
+    others: float
 
 
 def run(command: list[str], seconds: float) -> Ended:
@@ -59,13 +63,39 @@ def run(command: list[str], seconds: float) -> Ended:
             stderr=errors,
             start_new_session=True,
         )
+        before = _Used.now()
         try:
             code = _wait(process, seconds)
         finally:
             process.kill()
             process.wait()
             end_descendants()
-        return Ended(_text(output.fileno()), _text(errors.fileno())[-_TAIL:], code)
+        others = before.by_others_until(_Used.now())
+        return Ended(_text(output.fileno()), _text(errors.fileno())[-_TAIL:], code, others)
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """Seconds of processors: used by all, used by this process and its descendants, to be had."""
+
+    by_all: float
+    own: float
+    available: float
+
+    @classmethod
+    def now(cls) -> _Used:
+        """Return what has been used until now; of descendants, what the ended ones have used."""
+        own, ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(_CHILDREN)
+        spent = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+        times = psutil.cpu_times()
+        idle = times.idle + times.iowait
+        total = sum(times) - times.guest - times.guest_nice  # these are in user and nice already
+        return cls(total - idle, spent, total)
+
+    def by_others_until(self, later: _Used) -> float:
+        """Return what part of all processors others have used since."""
+        others = (later.by_all - self.by_all) - (later.own - self.own)
+        return max(0.0, others) / max(0.01, later.available - self.available)
 
 
 def _adopt_orphans() -> None:

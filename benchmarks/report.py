@@ -173,8 +173,16 @@ def conditions(run: Run) -> str:
         f"Medians of {run.rounds} round(s), {size}; in brackets the middle half of the values, of "
         "fewer than four all of them. Every figure comes from a process of its own, peers in turn. "
         "A ratio is poolwatch's figure over the other's in the same round, and the median of "
-        f"these counts. {machine}. {versions}."
+        f"these counts. {_noise_text(run)} {machine}. {versions}."
     )
+
+
+def _noise_text(run: Run) -> str:
+    shares = sorted(sample.others for sample in run.samples)
+    if not shares:
+        return ""
+    middle, worst = shares[len(shares) // 2], shares[-1]
+    return f"Meanwhile others used {middle:.0%} of the processors (median; at worst {worst:.0%})."
 
 
 def markdown(run: Run, plots: Sequence[str]) -> str:
