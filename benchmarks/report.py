@@ -189,7 +189,15 @@ def markdown(run: Run, plots: Sequence[str]) -> str:
     """Return the page of a run."""
     results = Results(run.samples)
     pictures = "".join(f"![{Path(plot).stem}]({plot})\n\n" for plot in plots)
-    return f"# Measurements\n\n{conditions(run)}\n\n{pictures}{wide_table(results)}\n"
+    return (
+        f"# Measurements\n\n{conditions(run)}\n\n{pictures}{wide_table(results)}\n\n"
+        f"How each is used, with n workers:\n\n{_settings(results)}\n"
+    )
+
+
+def _settings(results: Results) -> str:
+    known = [peer for peer in PEERS if peer.name in results.peers]
+    return "\n".join(f"* {peer.name}: {peer.settings}" for peer in known)
 
 
 def update_readme(readme: Path, run: Run) -> None:

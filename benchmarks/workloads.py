@@ -71,6 +71,12 @@ def _time(name: str, figure: str, unit: str, title: str, *targets: Target) -> Ro
     return Row(name, figure, unit, title, targets)
 
 
+def _scale(peer: Peer, quick: bool) -> Figures:
+    from benchmarks.measures.scale import scale  # poolwatch's inside, which no other run may load
+
+    return scale(peer, quick)
+
+
 WORKLOADS = (
     Workload(
         "noop",
@@ -182,6 +188,7 @@ WORKLOADS = (
                 at_most(1.5, row="recover"),
             ),
         ),
+        peers=_ALONE,
         quick_peers=_ALONE,
     ),
     Workload(
@@ -232,6 +239,23 @@ WORKLOADS = (
                 at_most(1, MULTIPROCESSING),
             ),
         ),
+    ),
+    Workload(
+        "scale",
+        _scale,
+        (
+            _time(
+                "scale",
+                "growth",
+                "x",
+                "supervisor's time for a job, 1 to 256 workers: most over least",
+                at_most(1.3),
+            ),
+            _time("scale1", "one", "µs", "... with 1 worker"),
+            _time("scale256", "most", "µs", "... with 256 workers"),
+        ),
+        peers=_ALONE,
+        quick_peers=_ALONE,
     ),
 )
 

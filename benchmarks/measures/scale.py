@@ -1,0 +1,115 @@
+"""What a job costs the supervisor as workers become more: the real heart, everything else fake.
+
+The pool is that of the simulated tests: no processes, no clock, streams in memory. Each worker
+answers a few of its jobs at once, then the supervisor takes in what the worker has written and
+sends it more, and only that is timed, in seconds of the processor. Submission is not: it happens in
+callers' threads, and before the first answer.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from typing import Any
+
+from benchmarks.children import ROOT
+from benchmarks.measures.common import Figures
+from benchmarks.peers import Peer
+from poolwatch.transport import codec, frames, ledger
+
+try:
+    from poolwatch.transport.rings import RingWriter
+except ImportError:  # all results come through the streams
+    RingWriter = None
+
+_WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_FEW_WORKERS = (1, 16, 256)
+_JOBS = 16_384
+_ANSWERS = 16  # results that a worker has written when the supervisor looks
+_WALL = 1_000  # ns that a job says it took
+_TIMES = 3
+_RESULT = codec.encode(None)
+
+
+def scale(peer: Peer, quick: bool) -> Figures:
+    """Return the cost of a job with few and with many workers, and the most over the least."""
+    costs = {workers: _cost(workers, quick) for workers in (_FEW_WORKERS if quick else _WORKERS)}
+    return {
+        "one": 1e6 * costs[min(costs)],
+        "most": 1e6 * costs[max(costs)],
+        "growth": max(costs.values()) / min(costs.values()),
+    }
+
+
+def _cost(workers: int, quick: bool) -> float:
+    """Return the seconds of a job: the least of some tries, for noise only adds."""
+    gc.disable()
+    try:
+        return min(_try(workers) for _ in range(1 if quick else _TIMES))
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def _try(workers: int) -> float:
+    world = _world(workers)
+    for _ in range(_JOBS):
+        world.submit()
+    fakes = [_Worker(world, fake) for fake in world.workers.values()]
+    on_readable, clock = world.supervisor.intake.on_readable, time.thread_time
+    spent = 0.0
+    while world.supervisor.dispatcher.unfinished:
+        records = [fake.record for fake in fakes if fake.answer()]
+        begun = clock()
+        for record in records:
+            on_readable(record)
+        spent += clock() - begun
+    return spent / _JOBS
+
+
+def _world(workers: int) -> Any:
+    """Return a simulated pool whose workers are up."""
+    if (tests := str(ROOT / "tests")) not in sys.path:
+        sys.path.append(tests)
+    import simulation
+
+    world = simulation.World(workers)
+    for _ in range(workers):
+        world.make_worker()
+    for fake in world.workers.values():
+        fake.step()
+        world.read(fake)
+    return world
+
+
+class _Worker:
+    """A worker of the simulation that does its jobs in no time."""
+
+    def __init__(self, world: Any, fake: Any) -> None:
+        self.record = world.record(fake)
+        self._stream = fake.stream
+        self._fields = fake.fields
+        self._ring = None if RingWriter is None else RingWriter(self.record.hands.row)
+
+    def answer(self) -> bool:
+        """Write the results of the next jobs, if there are any."""
+        inbox = self._stream.inbox
+        serials = [inbox.popleft().serial for _ in range(min(_ANSWERS, len(inbox)))]
+        if not serials:
+            return False
+        self._fields[ledger.STARTED] = self._fields[ledger.FINISHED] = serials[-1]
+        if self._ring is None:
+            self._stream.outbox += [self._frame(frames.RESULT, serial) for serial in serials]
+        else:
+            self._ring.put(b"".join(map(self._packed, serials)))
+            self._fields[ledger.BELL] = 0
+            self._stream.outbox.append(self._frame(frames.BELL, 0))
+        return True
+
+    def _frame(self, kind: int, serial: int) -> frames.Frame:
+        payload = _RESULT if kind == frames.RESULT else b""
+        return frames.Frame(kind, 0, serial, _WALL, 0, payload, None)
+
+    def _packed(self, serial: int) -> bytes:
+        return frames.pack(frames.RESULT, _RESULT, serial, first=_WALL)
