@@ -1,20 +1,19 @@
 """poolwatch and its peers, side by side: ``python -m benchmarks``.
 
 Every figure comes from a process of its own, peers in turn within a round. The full run takes about
-three quarters of an hour, ``--quick`` about a minute. Tables, pictures and raw data go into
-``benchmarks/results``; ``benchmarks/README.md`` says what the workloads are.
+an hour, ``--quick`` about a minute. Tables, pictures and raw data go into ``benchmarks/results``;
+``benchmarks/README.md`` says what the workloads are.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, plots, report
-from benchmarks.children import ROOT
+from benchmarks.children import ROOT, end_on_sigterm
 from benchmarks.peers import PEERS
 from benchmarks.report import Run
 from benchmarks.runner import Plan, Sample, run_rounds
@@ -27,7 +26,7 @@ _QUICK_ROUNDS = 1
 def main() -> int:
     """Measure and write."""
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended
+    end_on_sigterm()
     run = report.load(options.again) if options.again else _measure(options)
     stem = options.again.stem if options.again else _stem(options)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -48,6 +47,7 @@ def _measure(options: argparse.Namespace) -> Run:
         peers=options.peers or names,
         rounds=options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS),
         quick=options.quick,
+        named=options.peers is not None,
     )
     surroundings = machine.describe()
     samples = run_rounds(plan, _tell)

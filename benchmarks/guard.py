@@ -13,6 +13,7 @@ import statistics
 import sys
 from dataclasses import dataclass, replace
 
+from benchmarks.children import end_on_sigterm
 from benchmarks.peers import MULTIPROCESSING, OWN
 from benchmarks.runner import run_once
 from benchmarks.workloads import Workload, workload_of
@@ -80,6 +81,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     rounds = parser.parse_args().rounds
+    end_on_sigterm()
     for _ in range(_TRIES):
         try:
             outcome = attempt(rounds)

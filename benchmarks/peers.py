@@ -145,7 +145,7 @@ def open_billiard(workers: int) -> OpenPool:
 
 def open_mpire(workers: int) -> OpenPool:
     """MPIRE's pool; it starts its workers with the first job."""
-    from mpire import WorkerPool
+    from mpire.pool import WorkerPool
 
     pool = WorkerPool(n_jobs=workers, start_method="fork", keep_alive=True)
     return OpenPool(

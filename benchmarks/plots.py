@@ -16,7 +16,7 @@ _OWN_COLOUR = "#0b6e8f"
 _OTHER_COLOUR = "#b9c0c5"
 _LIMIT_COLOUR = "#c8641e"
 _SHORT = {"concurrent.futures.ProcessPoolExecutor": "futures.ProcessPoolExecutor"}
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -16,7 +16,6 @@ from benchmarks.workloads import WORKLOADS, Row, Workload
 
 BEGIN = "<!-- benchmarks:begin -->"
 END = "<!-- benchmarks:end -->"
-_HEADING = "## Measurements\n"
 _NOTHING = "-"
 
 
@@ -40,8 +39,11 @@ class Run:
 
 
 def save(run: Run, file: Path) -> None:
-    """Write the raw data."""
-    file.write_text(json.dumps(asdict(run), indent=1) + "\n")
+    """Write the raw data, with a line for each sample."""
+    data = asdict(run)
+    samples = ",\n".join(json.dumps(sample) for sample in data.pop("samples"))
+    head = json.dumps(data, indent=1).removesuffix("\n}")
+    file.write_text(f'{head},\n "samples": [\n{samples}\n]}}\n')
 
 
 def load(file: Path) -> Run:
@@ -84,7 +86,7 @@ def cell_text(results: Results, workload: Workload, row: Row, peer: str, gap: st
     if spread is None:
         return "; ".join(problems) or _NOTHING
     text = spread_text(spread, gap)
-    if any(sample.figures.get("breaks") for sample in samples):
+    if results.breaks(workload, peer):
         problems.append("the pool is broken then")
     return gap.join([text, *problems])
 
@@ -201,13 +203,14 @@ def _settings(results: Results) -> str:
 
 
 def update_readme(readme: Path, run: Run) -> None:
-    """Put the newest table between the markers; make them under "Measurements" if need be."""
-    text = readme.read_text()
-    if BEGIN not in text:
-        text = text.replace(_HEADING, f"{_HEADING}\n{BEGIN}\n{END}\n", 1)
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest:
-        raise ValueError(f"{readme} has neither markers nor the heading for them")
+    """Put the newest table between the markers.
+
+    Raises:
+        ValueError: there are none.
+    """
+    before, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{readme} lacks {BEGIN} and {END}")
     block = f"{conditions(run)}\n\n{narrow_table(Results(run.samples))}"
     readme.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")

@@ -87,12 +87,18 @@ class Results:
         """Return median and spread of a figure."""
         return spread_of(self.series(workload, row, peer).values())
 
+    def breaks(self, workload: Workload, peer: str) -> bool:
+        """Return whether the pool was broken after a run."""
+        return any(sample.figures.get("breaks") for sample in self.cell(workload, peer))
+
     def best_peer(self, workload: Workload, row: Row) -> str | None:
-        """Return the other pool with the best median."""
+        """Return the other pool with the best median, of those that are still good afterwards."""
         medians = {
             peer: spread.median
             for peer in self.peers
-            if peer != OWN and (spread := self.spread(workload, row, peer)) is not None
+            if peer != OWN
+            and not self.breaks(workload, peer)
+            and (spread := self.spread(workload, row, peer)) is not None
         }
         if not medians:
             return None

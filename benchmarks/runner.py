@@ -50,17 +50,19 @@ class Plan:
         workloads: in this order within a round.
         peers: names, in this order within a workload, another one first in each round.
         rounds: how many.
-        quick: with smaller sizes, and only with the peers that a quick run has.
+        quick: with smaller sizes.
+        named: the peers were asked for by name, so none is left out to save time.
     """
 
     workloads: Sequence[Workload]
     peers: Sequence[str]
     rounds: int
     quick: bool
+    named: bool = False
 
     def peers_of(self, workload: Workload, number: int) -> list[str]:
         """Return whom a workload is run with in a round."""
-        allowed = workload.quick_peers if self.quick else workload.peers
+        allowed = workload.quick_peers if self.quick and not self.named else workload.peers
         peers = [peer for peer in self.peers if peer in allowed]
         if workload.limit is not None:
             peers.append(LIMIT)

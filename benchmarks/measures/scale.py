@@ -9,6 +9,7 @@ callers' threads, and before the first answer.
 from __future__ import annotations
 
 import gc
+import pickle
 import sys
 import time
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from benchmarks.children import ROOT
 from benchmarks.measures.common import Figures
 from benchmarks.peers import Peer
-from poolwatch.transport import codec, frames, ledger
+from poolwatch.transport import frames, ledger
 
 try:
     from poolwatch.transport.rings import RingWriter
@@ -29,12 +30,12 @@ _JOBS = 16_384
 _ANSWERS = 16  # results that a worker has written when the supervisor looks
 _WALL = 1_000  # ns that a job says it took
 _TIMES = 3
-_RESULT = codec.encode(None)
+_RESULT = pickle.dumps(None)
 
 
 def scale(peer: Peer, quick: bool) -> Figures:
     """Return the cost of a job with few and with many workers, and the most over the least."""
-    costs = {workers: _cost(workers, quick) for workers in (_FEW_WORKERS if quick else _WORKERS)}
+    costs = {workers: _cost(workers) for workers in (_FEW_WORKERS if quick else _WORKERS)}
     return {
         "one": 1e6 * costs[min(costs)],
         "most": 1e6 * costs[max(costs)],
@@ -42,11 +43,11 @@ def scale(peer: Peer, quick: bool) -> Figures:
     }
 
 
-def _cost(workers: int, quick: bool) -> float:
+def _cost(workers: int) -> float:
     """Return the seconds of a job: the least of some tries, for noise only adds."""
     gc.disable()
     try:
-        return min(_try(workers) for _ in range(1 if quick else _TIMES))
+        return min(_try(workers) for _ in range(_TIMES))
     finally:
         gc.enable()
         gc.collect()
