@@ -1,7 +1,8 @@
 """The bare limit: two processes, a socket pair and pickle, nothing else.
 
-No pool can be faster than this and still be written in Python: one process pickles calls, the other
-unpickles them, runs them and pickles what they return. Nobody supervises anybody.
+One process pickles calls, the other unpickles them, runs them and pickles what they return. Nobody
+supervises anybody. A pool in Python that sleeps while it waits cannot be faster; one that looks into
+shared memory for a moment before it goes to sleep can, for waking up is most of a round trip.
 """
 
 from __future__ import annotations
