@@ -1,7 +1,7 @@
 """The bare limit: two processes, a socket pair and pickle, nothing else.
 
 One process pickles calls, the other unpickles them, runs them and pickles what they return. Nobody
-supervises anybody. A pool in Python that sleeps while it waits cannot be faster; one that looks into
+supervises anybody. A pool in Python that sleeps while it waits cannot be faster; one that looks at
 shared memory for a moment before it goes to sleep can, for waking up is most of a round trip.
 """
 
