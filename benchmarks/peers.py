@@ -1,4 +1,4 @@
-"""The pools that are measured, each behind the same few calls, with its best reasonable settings.
+"""The pools that are measured, each behind the same few calls, with settings that suit it.
 
 An adapter must not cost anything worth measuring: where a library's own method has the right shape
 it is used as it is, elsewhere there is one lambda. Libraries are imported when their pool is made,
