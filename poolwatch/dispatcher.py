@@ -43,6 +43,7 @@ _LONG = 3_000_000  # ns after which the job in front counts as long
 _UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
 _RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
 _ANSWER_SECONDS = 1.0  # s that such a worker gets to answer
+_MOST_TOPPED_UP = 32  # workers
 _HELP_EVERY = 32  # submissions between two looks at what has come in
 _CAN_RECALL = kernel.membarrier()
 
@@ -123,6 +124,14 @@ class Dispatcher:
             self.unfinished += 1
             arrivals.popleft()
 
+    def top_up(self) -> None:
+        """Send ahead what workers may hold beyond what they run; after many submissions."""
+        self._call_for(self._top_up)
+
+    def _top_up(self) -> None:
+        for worker in self.holding()[:_MOST_TOPPED_UP]:
+            self.refill(worker)
+
     def _refill_idle_soon(self) -> None:
         with self.lock:
             self.refill_idle()
@@ -180,7 +189,9 @@ class Dispatcher:
         """How many jobs a worker may hold, by their average run time."""
         if not _CAN_RECALL:
             return 1
-        return max(1, min(_MOST_AHEAD, int(_BUDGET / (self.average + _OVERHEAD))))
+        chunk = self.backlog[0].chunk
+        least = 1 if chunk is None else chunk.ahead
+        return max(least, min(_MOST_AHEAD, int(_BUDGET / (self.average + _OVERHEAD))))
 
     def _send_share(self, worker: WorkerProcess, room: int) -> None:
         """Send from the backlog, but no more than the worker's share of a short one."""

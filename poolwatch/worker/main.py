@@ -203,8 +203,7 @@ class Worker:
             return frames.DECODING_FAILED, codec.encode_failure(error)
         try:
             if flags & frames.CHUNK:
-                limited = bool(flags & frames.LIMITED)
-                return frames.RESULT, self._chunks.run(func, args, kwds, serial, limited)
+                return frames.RESULT, self._chunks.run(func, args, kwds, serial, flags)
             value = self._call(func, args, kwds, serial)
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             if self._orders.terminating and isinstance(error, SystemExit):

@@ -11,6 +11,7 @@ import atexit
 import multiprocessing.process
 import os
 from collections.abc import Callable
+from multiprocessing import util
 from typing import NoReturn
 
 from poolwatch.transport import kernel
@@ -70,6 +71,7 @@ def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid:
     if os.getppid() != parent_pid:
         os._exit(1)
     multiprocessing.process.current_process().name = name
-    multiprocessing.process.BaseProcess._after_fork()  # type: ignore[attr-defined]
+    if util._afterfork_registry or util._finalizer_registry:  # type: ignore[attr-defined]
+        multiprocessing.process.BaseProcess._after_fork()  # type: ignore[attr-defined]
     Worker(setup, ends).serve()
     raise SystemExit(0)
