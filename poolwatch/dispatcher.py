@@ -39,6 +39,7 @@ _BUDGET = 1_000_000  # ns of work that a worker may hold beyond the job it runs
 _OVERHEAD = 8_000  # ns that a job costs in a worker beyond its run time
 _MOST_AHEAD = 128  # frames of jobs that a worker may hold
 _RECALL_AFTER = 0.004  # s between a worker falling idle and a look at what the others hold
+_TINY = 50_000  # ns of average run time below which waking a worker costs more than a job
 _LONG = 3_000_000  # ns after which the job in front counts as long
 _UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
 _RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
@@ -51,7 +52,9 @@ _CAN_RECALL = kernel.membarrier()
 class Dispatcher:
     """The backlog, the idle workers, and what each worker holds."""
 
-    def __init__(self, loop: EventLoop, bus: Bus, maxtasksperchild: int | None) -> None:
+    def __init__(
+        self, loop: EventLoop, bus: Bus, maxtasksperchild: int | None, processors: int
+    ) -> None:
         # Reentrant: a signal handler in the caller's thread may use the pool too.
         self.lock = threading.RLock()
         self.arrivals: deque[Job] = deque()  # not yet in line; may be added to without the lock
@@ -64,6 +67,7 @@ class Dispatcher:
         self._loop = loop
         self._bus = bus
         self._bound = maxtasksperchild
+        self._processors = processors
         self._idle: dict[WorkerProcess, None] = {}
         self._up = 0
         self.entered = False  # a caller's thread is in the middle of its bookkeeping
@@ -81,17 +85,27 @@ class Dispatcher:
         Whoever calls a worker idle looks at the arrivals afterwards, and the other way round here,
         so that one of the two sees the other.
         """
-        if self._idle and not self.backlog and not self.entered:
+        if self._idle and not self.backlog and not self.entered and self._is_worth_waking():
             with self.lock:
                 if self._send_at_once(job):
                     return
         self.arrivals.append(job)
-        if self._idle:
+        if self._idle and self._is_worth_waking():
             self._call_for(self.refill_idle)
         else:
+            if self._idle and not self._looking:
+                self._look_soon()
             self._submitted += 1  # a rhythm, which need not be exact
             if not self._submitted % _HELP_EVERY and not self.entered:
                 self._call_for(self.help_along)
+
+    def _is_worth_waking(self) -> bool:
+        """Return False when jobs are tiny and the processors are busy with some workers already.
+
+        Then these will have done the new job sooner than another worker could be woken for it.
+        Should one of them turn out to be at a long job, see ``_look_for_waiting_jobs``.
+        """
+        return self.average > _TINY or self._up - len(self._idle) < self._processors
 
     def _send_at_once(self, job: Job) -> bool:
         if self.entered or self.backlog or self.arrivals or not self._idle or not self.accepting:
@@ -195,7 +209,8 @@ class Dispatcher:
 
     def _send_share(self, worker: WorkerProcess, room: int) -> None:
         """Send from the backlog, but no more than the worker's share of a short one."""
-        share = -(-len(self.backlog) // max(1, self._up))
+        lanes = self._up if self.average > _TINY else min(self._up, self._processors)
+        share = -(-len(self.backlog) // max(1, lanes))
         count = max(1, min(room, share))
         if self._bound is not None:
             count = min(count, self._bound - worker.done - len(worker.jobs))
@@ -359,14 +374,20 @@ class Dispatcher:
                 return
             now = int(self._loop.time() * 1e9)
             waiting = False
+            worth_waking = self._is_worth_waking()
             for worker in list(self.holding()):
+                is_stuck = self._stuck(worker, now)
+                worth_waking |= is_stuck
                 if worker.sent <= worker.fields[ledger.STARTED]:
                     continue  # it has begun all it was sent
-                if not self._stuck(worker, now):
+                if is_stuck:
+                    self.put_back(self.recall(worker))
+                else:
                     waiting = True
-                    continue
-                self.put_back(self.recall(worker))
-            self.refill_idle()
+            if worth_waking:
+                self.refill_idle()
+            else:
+                waiting |= bool(self.backlog or self.arrivals)
             if waiting and self._idle and not self._looking:
                 self._look_soon()
 

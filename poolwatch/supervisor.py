@@ -95,7 +95,9 @@ class Supervisor:
         self.options = options
         self.bus = bus = Bus(options.name, delivery)
         self.hooks = hooks = Hooks(options, delivery, encoder, bus)
-        self.dispatcher = dispatcher = Dispatcher(loop, bus, options.maxtasksperchild)
+        self.dispatcher = dispatcher = Dispatcher(
+            loop, bus, options.maxtasksperchild, options.processors
+        )
         self.crew = crew = Crew(options, loop, launcher, bus, self._on_readable, on_broken)
         self.limits = Limits(loop, bus, dispatcher, crew, hooks, self._expect_death)
         self.endings = endings = Endings(dispatcher, self.limits, hooks, on_drained)

@@ -53,6 +53,7 @@ SOFT_ITEM = 11  # value of ITEM when the soft limit passed
 TAIL = 12  # bytes that have ever been taken out of the ring
 SENT = 13  # serial of the job sent last, once its frame is in the stream
 RING = 14  # 1 when the worker may use the ring
+LOOK_NS = 15  # how long the worker may look for its next job before it goes to sleep
 
 # Written by both.
 BELL = 16  # 1: after the next result in the ring, write into the stream to wake the parent

@@ -28,7 +28,6 @@ from poolwatch.worker.chunks import ChunkRunner
 from poolwatch.worker.outbox import Outbox
 from poolwatch.worker.signals import Orders, die_of
 
-_LOOK_NS = 50_000  # how long a worker looks for its next job before it goes to sleep
 _SHORT_NS = 50_000  # what counts as a short job
 _MOST_PATIENCE = 64
 _IN_VAIN = 16  # patience that a look in vain costs
@@ -148,7 +147,7 @@ class Worker:
         """
         fields, last = self._fields, self._last
         if fields[ledger.SENT] == last:
-            deadline = monotonic_ns() + _LOOK_NS
+            deadline = monotonic_ns() + fields[ledger.LOOK_NS]
             while fields[ledger.SENT] == last:
                 if monotonic_ns() > deadline:
                     self._patience -= _IN_VAIN
