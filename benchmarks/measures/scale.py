@@ -18,11 +18,7 @@ from benchmarks.children import ROOT
 from benchmarks.measures.common import Figures
 from benchmarks.peers import Peer
 from poolwatch.transport import frames, ledger
-
-try:
-    from poolwatch.transport.rings import RingWriter
-except ImportError:  # all results come through the streams
-    RingWriter = None
+from poolwatch.transport.rings import RingWriter
 
 _WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _FEW_WORKERS = (1, 16, 256)
@@ -54,13 +50,13 @@ def _cost(workers: int) -> float:
 
 
 def _try(workers: int) -> float:
-    world = _world(workers)
+    pool = world(workers)
     for _ in range(_JOBS):
-        world.submit()
-    fakes = [_Worker(world, fake) for fake in world.workers.values()]
-    on_readable, clock = world.supervisor.intake.on_readable, time.thread_time
+        pool.submit()
+    fakes = [_Worker(pool, fake) for fake in pool.workers.values()]
+    on_readable, clock = pool.supervisor.intake.on_readable, time.thread_time
     spent = 0.0
-    while world.supervisor.dispatcher.unfinished:
+    while pool.supervisor.dispatcher.unfinished:
         records = [fake.record for fake in fakes if fake.answer()]
         begun = clock()
         for record in records:
@@ -69,19 +65,19 @@ def _try(workers: int) -> float:
     return spent / _JOBS
 
 
-def _world(workers: int) -> Any:
+def world(workers: int) -> Any:
     """Return a simulated pool whose workers are up."""
     if (tests := str(ROOT / "tests")) not in sys.path:
         sys.path.append(tests)
     import simulation
 
-    world = simulation.World(workers)
+    made = simulation.World(workers)
     for _ in range(workers):
-        world.make_worker()
-    for fake in world.workers.values():
+        made.make_worker()
+    for fake in made.workers.values():
         fake.step()
-        world.read(fake)
-    return world
+        made.read(fake)
+    return made
 
 
 class _Worker:
@@ -91,7 +87,7 @@ class _Worker:
         self.record = world.record(fake)
         self._stream = fake.stream
         self._fields = fake.fields
-        self._ring = None if RingWriter is None else RingWriter(self.record.hands.row)
+        self._ring = RingWriter(self.record.hands.row)
 
     def answer(self) -> bool:
         """Write the results of the next jobs, if there are any."""
@@ -100,17 +96,10 @@ class _Worker:
         if not serials:
             return False
         self._fields[ledger.STARTED] = self._fields[ledger.FINISHED] = serials[-1]
-        if self._ring is None:
-            self._stream.outbox += [self._frame(frames.RESULT, serial) for serial in serials]
-        else:
-            self._ring.put(b"".join(map(self._packed, serials)))
-            self._fields[ledger.BELL] = 0
-            self._stream.outbox.append(self._frame(frames.BELL, 0))
+        self._ring.put(b"".join(map(self._packed, serials)))
+        self._fields[ledger.BELL] = 0
+        self._stream.outbox.append(frames.Frame(frames.BELL, 0, 0, 0, 0, b"", None))
         return True
-
-    def _frame(self, kind: int, serial: int) -> frames.Frame:
-        payload = _RESULT if kind == frames.RESULT else b""
-        return frames.Frame(kind, 0, serial, _WALL, 0, payload, None)
 
     def _packed(self, serial: int) -> bytes:
         return frames.pack(frames.RESULT, _RESULT, serial, first=_WALL)
