@@ -29,14 +29,19 @@ def spin(item: object = None) -> None:
         pass
 
 
-def meet(folder: str, count: int) -> None:
-    """Leave a file in a folder, and wait until there are so many: all of them run at once."""
+def meet(folder: str, count: int) -> int:
+    """Leave a file in a folder, and wait until there are so many: all of them run at once.
+
+    Returns:
+        The process id.
+    """
     Path(folder, f"{os.getpid()}-{time.monotonic_ns()}").touch()
     deadline = time.monotonic() + _HANG_SECONDS
     while len(os.listdir(folder)) < count:
         if time.monotonic() > deadline:
             raise TimeoutError(f"fewer than {count} workers at work")
         time.sleep(0.0005)
+    return os.getpid()
 
 
 def hold(file: str) -> None:

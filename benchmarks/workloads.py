@@ -235,9 +235,10 @@ WORKLOADS = (
                 "memory",
                 "mb",
                 "MB",
-                "unique memory below the parent, 8 workers",
+                "unique memory of 8 workers",
                 at_most(1, MULTIPROCESSING),
             ),
+            _time("memoryall", "all", "MB", "... and of all helper processes"),
         ),
     ),
     Workload(

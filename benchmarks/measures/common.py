@@ -36,10 +36,10 @@ def warm_pool(peer: Peer, workers: int = 2) -> OpenPool:
     return pool
 
 
-def meet(pool: OpenPool, workers: int) -> None:
-    """Run a job in each worker at the same time."""
+def meet(pool: OpenPool, workers: int) -> list[int]:
+    """Run a job in each worker at the same time; return the workers' process ids."""
     folder = tempfile.mkdtemp(dir=tempfile.gettempdir())
-    pool.values([pool.submit(jobs.meet, (folder, workers)) for _ in range(workers)])
+    return pool.values([pool.submit(jobs.meet, (folder, workers)) for _ in range(workers)])
 
 
 def repeat(times: int, seconds: float) -> Iterator[int]:

@@ -37,12 +37,15 @@ def wake_ups(peer: Peer, quick: bool) -> Figures:
 
 
 def memory(peer: Peer, quick: bool) -> Figures:
-    """Sum the unique memory of all processes below the parent, with eight workers."""
+    """Sum the unique memory of eight workers, and of all processes below the parent."""
     pool = open_pool(peer, 8)
-    meet(pool, 8)
+    workers = meet(pool, 8)
     pool.values([pool.submit(jobs.noop, ()) for _ in range(2_000)])
-    children = psutil.Process().children(recursive=True)
-    return {"mb": sum(child.memory_full_info().uss for child in children) / 1e6}
+    unique = {
+        child.pid: child.memory_full_info().uss / 1e6
+        for child in psutil.Process().children(recursive=True)
+    }
+    return {"mb": sum(unique[pid] for pid in workers), "all": sum(unique.values())}
 
 
 def backlog(peer: Peer, quick: bool) -> Figures:
