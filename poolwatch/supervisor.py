@@ -6,16 +6,20 @@
     +-------------------+            +----------------------------------------------+
     | Pool.apply_async  |            |  epoll: streams, zygote's channel, deadlines |
     |  pickle, submit --+--+         |                                              |
-    | ApplyResult.get   |  |         |  on_readable(worker) -> results -> refill    |
-    |  unpickle         |  |         |  reports -> _join_exited_workers()           |
-    +-------------------+  |         +---^--------------------^---------------------+
-              writes a frame or          | results, one       | started, exited
-              puts the job in line       | frame each         | (pid, exit code)
-                           |         +---+------+  fork   +---+----+  fork  +----------+
-                           +-------->|  worker  |<--------| zygote |<-------| guardian |
-                             jobs    +----------+         +--------+        +----------+
-                                      private stream and row each
+    | ApplyResult.get --+--|--+      |  on_readable(worker) -> results -> refill    |
+    |  unpickle         |  |  |      |  reports -> _join_exited_workers()           |
+    +-------------------+  |  |      +---^--------------------^---------------------+
+       writes a frame, or  |  |  takes   | results: in the    | started, exited
+       puts the job in     |  |  some    | ring, or a frame   | (pid, exit code)
+       line                |  | results  | of the stream      |
+                           |  | itself   |                    |
+                           |  |      +---+------+  fork   +---+----+  fork  +----------+
+                           +--|----->|  worker  |<--------| zygote |<-------| guardian |
+                             jobs <--|          |         +--------+        +----------+
+                                     +----------+
+                              private stream, row and ring each
 
+    A caller that waits for a short job, or submits very many, helps (``assist``).
     delivery thread: callbacks, hooks, listeners, log lines; the only one that runs users' code
 
 What happens on a death, under the names that a reader of billiard knows::
@@ -30,8 +34,8 @@ What happens on a death, under the names that a reader of billiard knows::
                                       Retry(after) -> back in line, attempt counted
       replace the worker
 
-No waiting is needed to be sure. Everything a worker wrote before it died is in its own stream and
-is read before its jobs are judged; whether it had begun one is in its own row. Billiard has to
+No waiting is needed to be sure. Everything a worker wrote before it died is in its own ring and
+stream and is read before its jobs are judged; whether it had begun one is in its own row. Billiard has to
 guess both, which is what its ``lost_worker_timeout`` is for.
 """
 
