@@ -35,8 +35,8 @@ What happens on a death, under the names that a reader of billiard knows::
       replace the worker
 
 No waiting is needed to be sure. Everything a worker wrote before it died is in its own ring and
-stream and is read before its jobs are judged; whether it had begun one is in its own row. Billiard has to
-guess both, which is what its ``lost_worker_timeout`` is for.
+stream and is read before its jobs are judged; whether it had begun one is in its own row. Billiard
+has to guess both, which is what its ``lost_worker_timeout`` is for.
 """
 
 from __future__ import annotations
