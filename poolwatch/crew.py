@@ -68,6 +68,7 @@ class WorkerProcess:
         peak_rss: its greatest resident set in bytes, likewise.
         sending: serial of the job whose limit passed while it was writing its result.
         done: how many results it has delivered.
+        asked: how often it was asked whether it is there.
         unresponsive: it did not touch what it was sent, and has not answered since.
         blameless: its zygote died, and it with it.
         boot_failure: what its initializer raised, pickled.
@@ -75,6 +76,7 @@ class WorkerProcess:
     """
 
     __slots__ = (
+        "asked",
         "blameless",
         "boot_failure",
         "boot_timer",
@@ -120,6 +122,7 @@ class WorkerProcess:
         self.done = 0
         self.born = born
         self.unresponsive = False
+        self.asked = 0
         self.blameless = False
         self.boot_failure: bytes | None = None
         self.boot_timer: Timer | None = None

@@ -346,12 +346,16 @@ class Dispatcher:
                 worker.unresponsive = True
                 self._idle.pop(worker, None)
                 worker.stream.send(frames.pack(frames.PING, b"", worker.sent))
-                self._loop.call_later(_ANSWER_SECONDS, lambda: self._no_answer(worker))
+                worker.asked += 1
+                question = worker.asked
+                self._loop.call_later(_ANSWER_SECONDS, lambda: self._no_answer(worker, question))
         return jobs
 
-    def _no_answer(self, worker: WorkerProcess) -> None:
+    def _no_answer(self, worker: WorkerProcess, question: int) -> None:
         """It holds nothing and does not answer (it is stopped, say): another takes its place."""
         with self.lock:
+            if question != worker.asked:
+                return  # it has answered this one, and has been asked again since
             if worker.state is WorkerState.UP and worker.unresponsive and not worker.jobs:
                 text = f"worker {worker.name} (pid {worker.pid}) does not answer and is replaced"
                 self._bus.emit(Trouble(self._bus.pool, text))

@@ -266,6 +266,7 @@ def _make_ends() -> tuple[WorkerHands, socket.socket, int]:
             fds.append(make())
             undo.callback(os.close, fds[-1])
         row = ledger.Row.map(fds[0])
+        row.fields[ledger.RING] = kernel.membarrier()  # before the worker can look
         undo.pop_all()
     return WorkerHands(Stream(ours), row, fds[1], fds[2]), theirs, fds[0]
 

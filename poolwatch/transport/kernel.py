@@ -13,6 +13,7 @@ import platform
 import signal
 import sys
 import tempfile
+import threading
 import weakref
 
 _PR_SET_PDEATHSIG = 1
@@ -33,6 +34,8 @@ _libc.mmap.argtypes = [
     ctypes.c_int,
     ctypes.c_longlong,
 ]
+_CLOCK_MONOTONIC = 1
+_SIGEV_THREAD_ID = 4
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _WRITABLE = 0x200  # PyBUF_WRITE
 _view_of_memory = ctypes.pythonapi.PyMemoryView_FromMemory
@@ -46,6 +49,9 @@ yield_processor = getattr(os, "sched_yield", lambda: None)
 
 STACK_SIGNAL = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 """Asks a worker for a stack dump (handled by faulthandler, in C)."""
+
+ALARM_SIGNAL = signal.SIGRTMIN + 12 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+"""Tells a worker in a chunk that outcomes have waited long enough."""
 
 SOFT_LIMIT_SIGNAL = signal.SIGUSR1
 """Tells a worker to look whether its job's soft limit has passed (as in billiard)."""
@@ -91,6 +97,42 @@ def open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None
+
+
+class _SigEvent(ctypes.Structure):
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signo", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("thread", ctypes.c_int),
+        ("rest", ctypes.c_byte * 64),  # more than any kernel has
+    )
+
+
+class Alarm:
+    """A timer of this thread's own, which leaves the ones that Python offers to others.
+
+    Args:
+        signum: the signal that it sends to the thread which made it.
+
+    Raises:
+        OSError: the kernel has no such timers.
+    """
+
+    def __init__(self, signum: int) -> None:
+        event = _SigEvent(signo=signum, notify=_SIGEV_THREAD_ID, thread=threading.get_native_id())
+        timer = ctypes.c_void_p()
+        if not LINUX or _libc.timer_create(
+            _CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)
+        ):
+            raise OSError("no timers")
+        self._timer = timer
+        self._when = (ctypes.c_long * 4)()  # seconds and nanoseconds: the period, then the time
+
+    def set(self, nanoseconds: int) -> None:
+        """Go off once, after so many nanoseconds (less than a second); 0 to call it off."""
+        self._when[3] = nanoseconds
+        _libc.timer_settime(self._timer, 0, self._when, None)
 
 
 class Mapping:

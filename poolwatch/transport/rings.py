@@ -29,7 +29,6 @@ _MASK = RING_BYTES - 1
 # Stores of one processor are seen by the others in their order here; elsewhere a barrier is needed
 # between the look at HEAD and the look at what it promises.
 _IN_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
-_CAN_WAKE = kernel.membarrier()
 
 
 class CorruptRingError(Exception):
@@ -75,7 +74,6 @@ class RingReader:
         self._fields = row.fields
         self._ring = row.ring
         self._tail = 0
-        row.fields[RING] = _CAN_WAKE
 
     def has_data(self) -> bool:
         """Return True when something has not been taken out yet."""

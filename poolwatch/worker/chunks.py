@@ -3,25 +3,29 @@
 The worker notes in its row which item it has begun, and the outcomes of finished items leave at
 least every millisecond or so. Between two looks at the clock it runs a block of items, as many as
 take a quarter of a millisecond by the block before; an item that takes longer is a block of its
-own.
+own. Should items turn slow within a block, a timer's signal has the outcomes leave in its middle.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from time import monotonic_ns
+from types import FrameType
 from typing import Any
 
 from poolwatch.exceptions import MaybeEncodingError
-from poolwatch.transport import codec, frames, ledger
+from poolwatch.transport import codec, frames, kernel, ledger
 from poolwatch.transport.codec import Payload
 from poolwatch.worker.outbox import Outbox
 from poolwatch.worker.signals import Orders
 
 _BLOCK_NS = 250_000  # how long a block of items should take
 _PARTIAL_AFTER = 700_000  # ns after which finished outcomes leave
+_ALARM_NS = 1_000_000  # how long a block may take before outcomes leave in its middle
 _FIRST_BLOCK = 4
 _LARGEST_BLOCK = 4096
+_LARGEST_WITHOUT_ALARM = 16
 
 
 class ChunkRunner:
@@ -48,9 +52,13 @@ class ChunkRunner:
         self._call: Callable[[Any], Any]
         self._items: list[Any] = []
         self._serial = 0
-        self._next = 0  # index of the first item that has no outcome yet
-        self._values: list[Any] = []  # of the items before it that have not been sent
+        self._quiet = True
+        self._base = 0  # index of the first item whose outcome has not been sent
+        self._values: list[Any] = []  # of the items from there on that have an outcome
         self._failures: dict[int, bytes] = {}  # by index in those
+        self._alarm: kernel.Alarm | None = None  # made when it is needed
+        self._in_block = False
+        self._largest = 0  # block; 0: not known yet
 
     def run(
         self, func: Callable[..., Any], items: list[Any], star: bool, serial: int, flags: int
@@ -68,63 +76,90 @@ class ChunkRunner:
         Raises:
             SystemExit: the chunk was told to end.
         """
-        limited, quiet = bool(flags & frames.LIMITED), not flags & frames.PROMPT
+        limited, self._quiet = bool(flags & frames.LIMITED), not flags & frames.PROMPT
         self._call = (lambda item: func(*item)) if star else func
         self._items, self._serial = items, serial
-        self._next = 0
+        self._base = 0
         self._values, self._failures = [], {}
-        run_block = self._run_limited if limited else self._run_block
         block = 1 if limited else _FIRST_BLOCK
         sent = now = monotonic_ns()
-        while self._next < len(items):
-            begun, first = now, self._next
-            run_block(block)
+        while (first := self._next()) < len(items):
+            begun = now
+            if limited:
+                self._run_limited(first)
+            else:
+                self._run_block(first, block)
             self._leave_if_forked()
             now = monotonic_ns()
-            if now - sent > _PARTIAL_AFTER and self._next < len(items):
-                count = len(self._values)
-                self._outbox.send(frames.PARTIAL, self._take(), serial, count, quiet=quiet)
+            if now - sent > _PARTIAL_AFTER and self._next() < len(items):
+                self._send_outcomes()
                 sent = now
             self._fields[ledger.STARTED_AT] = now  # limits hold for each item
             if not limited:
-                wanted = _BLOCK_NS * (self._next - first) // max(1, now - begun)
-                block = max(1, min(wanted, 4 * block, _LARGEST_BLOCK))
+                wanted = _BLOCK_NS * (self._next() - first) // max(1, now - begun)
+                block = max(1, min(wanted, 4 * block, self._largest))
         self._items = []
         return self._take()
 
-    def _run_block(self, block: int) -> None:
+    def _next(self) -> int:
+        """Return the index of the first item that has no outcome."""
+        return self._base + len(self._values)
+
+    def _run_block(self, first: int, block: int) -> None:
         """Run the next items, up to one that raises."""
-        call, values, fields, orders = self._call, self._values, self._fields, self._orders
-        append, first, held = values.append, self._next, len(values)
+        call, append, fields, orders = self._call, self._values.append, self._fields, self._orders
+        items = enumerate(self._items[first : first + block], first)
+        self._set_alarm(block)
         try:
             orders.begin(self._serial)
             # Which item is begun is written down before its code runs: ``fields[ITEM] = index``.
             # In a process that an item has forked this raises, as the row is not its own.
-            for fields[ledger.ITEM], item in enumerate(self._items[first : first + block], first):
+            for fields[ledger.ITEM], item in items:
                 append(call(item))
             orders.serial = 0
+            self._in_block = False
         except BaseException as error:
             orders.serial = 0  # a signal must not interrupt anything but the items' code
+            self._in_block = False
             self._leave_if_forked()
             if orders.terminating and isinstance(error, SystemExit):
                 raise
-            ended = first + len(values) - held
-            self._next = ended
-            if fields[ledger.ITEM] == ended:
+            # Between two items, by a handler of the user's own, it belongs to the one before; or
+            # to none, when that one's outcome has been sent already.
+            if fields[ledger.ITEM] == self._next():
                 self._failed(error)
-            elif not values:
-                return  # between two items, by a handler of the user's own; it belongs to none
-            else:
-                values.pop()
-                self._next -= 1
+            elif self._values:
+                self._values.pop()
                 self._failed(error)
-            return
-        self._next = first + len(values) - held
 
-    def _run_limited(self, _: int) -> None:
+    def _set_alarm(self, block: int) -> None:
+        """Have :meth:`_on_alarm` called when a block takes longer than it should."""
+        if not self._largest:
+            self._largest = _LARGEST_BLOCK
+            try:
+                self._alarm = kernel.Alarm(kernel.ALARM_SIGNAL)
+                signal.signal(kernel.ALARM_SIGNAL, self._on_alarm)
+                signal.siginterrupt(kernel.ALARM_SIGNAL, False)
+            except OSError:
+                self._largest = _LARGEST_WITHOUT_ALARM
+        if self._alarm is not None and block > 1:
+            self._in_block = True
+            self._alarm.set(_ALARM_NS)
+
+    def _on_alarm(self, signum: int, frame: FrameType | None) -> None:
+        """Items have turned slow: send what there is, and look again in a while."""
+        if self._in_block and self._alarm is not None:
+            orders = self._orders
+            serial, orders.serial = orders.serial, 0  # no order may break out of this
+            self._send_outcomes()
+            self._alarm.set(_ALARM_NS)
+            if serial:
+                orders.begin(serial)
+
+    def _run_limited(self, index: int) -> None:
         """Run the next item, which has a clock and signals of its own."""
-        item, orders = self._items[self._next], self._orders
-        self._fields[ledger.ITEM] = self._next
+        item, orders = self._items[index], self._orders
+        self._fields[ledger.ITEM] = index
         try:
             try:
                 orders.begin(self._serial)
@@ -138,19 +173,27 @@ class ChunkRunner:
             self._failed(error)
         else:
             self._values.append(value)
-            self._next += 1
 
     def _failed(self, error: BaseException) -> None:
         """The next item has raised."""
         error.__traceback__ = without_frames_of(error, __file__)
         self._failures[len(self._values)] = codec.encode_failure(error)
         self._values.append(None)
-        self._next += 1
+
+    def _send_outcomes(self) -> None:
+        """Send the outcomes that there are, before the chunk has ended."""
+        count = len(self._values)
+        if count:
+            payload = self._take()
+            self._outbox.send(frames.PARTIAL, payload, self._serial, count, quiet=self._quiet)
 
     def _take(self) -> Payload:
-        """Return the pickled outcomes so far, and begin anew."""
-        values, self._values = self._values, []
-        failures, self._failures = self._failures, {}
+        """Return the pickled outcomes so far, and forget them."""
+        # In place, and no more than were there at first: the loop that is interrupted appends.
+        values, failures = self._values[:], dict(self._failures)
+        del self._values[: len(values)]
+        self._failures.clear()
+        self._base += len(values)
         try:
             return codec.encode((values, failures))
         except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)

@@ -18,7 +18,7 @@ from types import FrameType
 from poolwatch.exceptions import SoftTimeLimitExceeded
 from poolwatch.transport import kernel, ledger
 
-_OURS = {signal.SIGTERM, kernel.SOFT_LIMIT_SIGNAL, kernel.STACK_SIGNAL}
+_OURS = {signal.SIGTERM, kernel.SOFT_LIMIT_SIGNAL, kernel.STACK_SIGNAL, kernel.ALARM_SIGNAL}
 
 
 class Orders:
