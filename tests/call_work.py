@@ -80,3 +80,5 @@ renamed: Any = make_closure(100)
 renamed.__qualname__ = "Not.There"
 lonely: Any = make_closure(200)
 lonely.__module__ = "no_such_module"
+impostor: Any = make_closure(300)
+impostor.__qualname__ = impostor.__name__ = "gather"

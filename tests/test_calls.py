@@ -169,6 +169,7 @@ def test_thousands_of_functions_are_not_remembered_for_ever(module: Any) -> None
         (call_work.make_closure(1), False),
         (call_work.renamed, False),
         (call_work.lonely, False),
+        (call_work.impostor, False),
         ([].append, False),
     ],
 )
@@ -205,6 +206,7 @@ CALLS: list[tuple[Callable[..., Any], tuple[Any, ...], Any]] = [
     (call_work.make_closure(10), (1,), 11),
     (call_work.renamed, (1,), 101),
     (call_work.lonely, (1,), 201),
+    (call_work.impostor, (1,), 301),
     (lambda *args: args, (1, [2]), (1, [2])),
 ]
 

@@ -194,10 +194,13 @@ def test_writer_asks_before_it_uses_a_ring() -> None:
 
 
 def record_of(pool: Any) -> Any:
-    """The supervisor's record of the only worker, once it is up."""
-    only_worker(pool)
-    (record,) = pool._core.supervisor.crew.workers.values()
-    return record
+    """The supervisor's record of the only worker, once it is up and uses its ring."""
+    while True:
+        pid = only_worker(pool)
+        (record,) = pool._core.supervisor.crew.workers.values()
+        if record.fields[HEAD]:
+            return record
+        kill_and_wait(pid)  # it was there before its ring was, and does without
 
 
 def send_ahead(pool: Any, record: Any) -> None:

@@ -6,6 +6,9 @@ the others do harm.
 
 from __future__ import annotations
 
+import itertools
+from unittest import mock
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -199,7 +202,7 @@ def look(world: World, way: str) -> None:
         world.supervisor.intake.take_rings([record])
 
 
-def worker_with_jobs(count: int, steps: int) -> tuple[World, FakeWorker]:
+def worker_with_jobs(count: int, steps: int, only_simple: bool = False) -> tuple[World, FakeWorker]:
     """Return a world with one worker that has been sent some jobs and has done some steps."""
     world = World(1)
     world.make_worker()
@@ -208,7 +211,8 @@ def worker_with_jobs(count: int, steps: int) -> tuple[World, FakeWorker]:
     world.read(worker)
     for number in range(count):
         # What has options is left to the supervisor, whoever looks first.
-        world.submit(JobOptions(tag=number) if number % 2 else NO_OPTIONS)
+        simple = only_simple or number % 2 == 0
+        world.submit(NO_OPTIONS if simple else JobOptions(tag=number))
     dispatcher, record = world.supervisor.dispatcher, world.record(worker)
     assert record is not None
     with dispatcher.lock:
@@ -256,3 +260,23 @@ def test_result_in_the_ring_comes_before_the_leave_in_the_stream() -> None:
     worker.die(0)
     world.run_out()
     assert [len(runs) for runs in world.started.values()] == [1, 1]
+
+
+def test_help_ends_in_time_while_results_flow() -> None:
+    """A caller that waits a third of a millisecond does not stay for the results of others."""
+    world, worker = worker_with_jobs(120, 0, only_simple=True)
+    clock = itertools.count(0, 10_000)
+
+    def go_on() -> None:
+        for _ in range(4):
+            worker.step()
+        world.soon(0, go_on)
+
+    go_on()
+    with mock.patch("poolwatch.assist.monotonic_ns", side_effect=clock):
+        world.supervisor.assist.until(lambda: False, 0.0003)
+    assert 300_000 < next(clock) < 350_000
+    world.meanwhile.clear()
+    assert 0 < world.supervisor.dispatcher.unfinished < 120
+    world.run_out()
+    assert all(job.ready for job in world.jobs)
