@@ -2,7 +2,12 @@
 
 The fake workers follow the protocol of ``poolwatch.worker`` in single steps, so that a schedule can
 put anything between any two of them: a recall between the two looks at VOID, a death between the
-store of STARTED and the result, a limit while the result is on its way.
+store of STARTED and the result, a limit while the result is on its way, a look of the parent
+between a result in the ring and the look at BELL.
+
+The other way round, a worker may go on between any two looks of the parent at their shared memory:
+the parent's row is a :class:`WatchedFields`. A stream is read only when there is something in it,
+as by a real loop, so that a wake-up which nobody gives is one which nobody gets.
 """
 
 from __future__ import annotations
@@ -10,9 +15,10 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 from poolwatch.config import PoolOptions
 from poolwatch.crew import WorkerProcess
@@ -22,8 +28,8 @@ from poolwatch.supervisor import Supervisor
 from poolwatch.timers import Timer, TimerHeap
 from poolwatch.transport import codec, frames, ledger
 from poolwatch.transport.frames import Frame
+from poolwatch.transport.rings import LARGEST, RingWriter
 
-_ROW = ledger.ROW_BYTES
 NULL = os.open(os.devnull, os.O_RDONLY)
 
 
@@ -107,14 +113,41 @@ class FakeStream:
         return batch
 
 
+class WatchedFields:
+    """A row's fields as the parent sees them: somebody may act before each access."""
+
+    def __init__(self, fields: memoryview, before_access: Callable[[], None]) -> None:
+        self._fields = fields
+        self._before_access = before_access
+
+    def __getitem__(self, index: int) -> int:
+        self._before_access()
+        return self._fields[index]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._before_access()
+        self._fields[index] = value
+
+
+class WatchedRow:
+    """The parent's side of a row.
+
+    Attributes:
+        own: the worker's side.
+    """
+
+    def __init__(self, before_access: Callable[[], None]) -> None:
+        self.own = ledger.Row(memoryview(bytearray(ledger.ROW_BYTES)))
+        self.fields = WatchedFields(self.own.fields, before_access)
+        self.ring = self.own.ring
+
+
 @dataclass
 class FakeHands:
     """The parent's ends of a fake worker."""
 
+    row: WatchedRow
     stream: FakeStream = field(default_factory=FakeStream)
-    row: ledger.Row = field(
-        default_factory=lambda: ledger.Row(memoryview(bytearray(ledger.ROW_BYTES)))
-    )
     crash_fd: int = NULL
     stack_fd: int = NULL
 
@@ -133,12 +166,15 @@ class FakeWorker:
         self.token = token
         self.pid = 10_000 + token
         self.stream = hands.stream
-        self.fields = hands.row.fields
+        self.fields = hands.row.own.fields
+        self.ring = RingWriter(hands.row.own)
         self.world = world
         self.alive = True
         self.booted = False
         self.frame: Frame | None = None  # the job at hand
         self.stage = "idle"
+        self.writing: Iterator[None] | None = None  # what it is about to write
+        self.streamed = 0  # serial of the job that had a frame in the stream last
         self.ran: list[int] = []
 
     def step(self) -> None:
@@ -149,6 +185,8 @@ class FakeWorker:
             self.booted = True
             self.fields[ledger.PHASE] = ledger.IDLE
             self._write(frames.READY, 0, first=self.pid)
+        elif self.writing is not None:
+            self._go_on_writing()
         else:
             getattr(self, f"_{self.stage}")()
 
@@ -176,8 +214,9 @@ class FakeWorker:
     def _looking(self) -> None:
         assert self.frame is not None
         if self.frame.serial <= self.fields[ledger.VOID]:
-            self._write(frames.DROPPED, self.frame.serial)
-            self.stage, self.frame = "idle", None
+            self.fields[ledger.PHASE] = ledger.IDLE
+            self.writing = self._put(frames.DROPPED, self.frame.serial, 0, b"")
+            self._go_on_writing()
             return
         job_id = codec.decode(self.frame.payload, None, False)[1][0]
         self.ran.append(job_id)
@@ -191,11 +230,47 @@ class FakeWorker:
     def _sending(self) -> None:
         assert self.frame is not None
         wall = int(self.world.loop.now * 1e9) - self.fields[ledger.STARTED_AT]
-        self._write(frames.RESULT, self.frame.serial, first=wall, payload=self.frame.payload)
-        self.world.written.add(self.ran[-1])
-        self.fields[ledger.FINISHED] = self.frame.serial
-        self.fields[ledger.PHASE] = ledger.IDLE
-        self.stage, self.frame = "idle", None
+        # Pickle does not mind what comes behind: some results fill the ring, some go round it.
+        number = self.ran[-1]
+        padding = LARGEST if number % 11 == 5 else 15_000 if number % 3 == 1 else 0
+        payload = self.frame.payload + bytes(padding)
+        self.writing = self._put(frames.RESULT, self.frame.serial, wall, payload)
+        self._go_on_writing()
+
+    def _go_on_writing(self) -> None:
+        assert self.writing is not None
+        if next(self.writing, "done") == "done":
+            self.writing, self.frame, self.stage = None, None, "idle"
+
+    def _put(self, kind: int, serial: int, first: int, payload: bytes) -> Iterator[None]:
+        """Do what ``Outbox.send`` does, and what the worker does afterwards, step by step."""
+        if len(payload) > LARGEST:
+            self._write(kind, serial, first=first, payload=payload)
+            self._has_written(kind)
+            yield
+        else:
+            data = frames.pack(kind, payload, serial, first=first)
+            while not self.ring.put(data):
+                yield from self._ring_the_bell()
+                yield
+            self._has_written(kind)
+            yield
+            yield from self._ring_the_bell()
+        if kind == frames.RESULT:
+            self.fields[ledger.FINISHED] = serial
+            self.fields[ledger.PHASE] = ledger.IDLE
+
+    def _has_written(self, kind: int) -> None:
+        if kind == frames.RESULT:
+            self.world.written.add(self.ran[-1])
+
+    def _ring_the_bell(self) -> Iterator[None]:
+        if self.fields[ledger.BELL]:
+            yield
+            self.fields[ledger.BELL] = 0
+            yield
+            self._write(frames.BELL, 0)
+            yield
 
     def _write(self, kind: int, serial: int, *, first: int = 0, payload: bytes = b"") -> None:
         self.stream.outbox.append(Frame(kind, 0, serial, first, 0, payload, None))
@@ -226,7 +301,7 @@ class FakeLauncher:
         self.asked: list[tuple[int, FakeHands]] = []
 
     def launch(self, token: int, name: str) -> Any:
-        hands = FakeHands()
+        hands = FakeHands(WatchedRow(self.world.before_access))
         self.asked.append((token, hands))
         return hands
 
@@ -255,6 +330,7 @@ class World:
         self.taken: set[int] = set()  # ids of the jobs that some row has called begun
         self.jobs: list[Job] = []
         self.broken: list[BaseException] = []
+        self.meanwhile: deque[tuple[int, Callable[[], object]]] = deque()
         options.setdefault("policy", FailFast())
         self.supervisor = Supervisor(
             PoolOptions(processes=workers, start_method="zygote", **options),
@@ -267,7 +343,31 @@ class World:
         )
         self.supervisor.crew.maintain()
 
+    # -- between two looks of the parent ----------------------------------------------------------
+
+    def soon(self, accesses: int, act: Callable[[], object]) -> None:
+        """Have something done before the parent touches a row the n-th time from the last such."""
+        self.meanwhile.append((accesses, act))
+
+    def before_access(self) -> None:
+        """The parent is about to touch a row."""
+        if self.meanwhile:
+            left, act = self.meanwhile.popleft()
+            if left > 0:
+                self.meanwhile.appendleft((left - 1, act))
+            else:
+                act()
+
     # -- what a schedule may do -------------------------------------------------------------------
+
+    def help(self, looks: int) -> None:
+        """A caller waits for a short job, and looks into the rings so many times."""
+        dispatcher = self.supervisor.dispatcher
+        dispatcher.average = 0.0
+        left = iter(range(looks))
+        now = int(self.loop.now * 1e9)
+        with mock.patch("poolwatch.assist.monotonic_ns", return_value=now):
+            self.supervisor.assist.until(lambda: next(left, None) is None, None)
 
     def submit(self, options: JobOptions = NO_OPTIONS) -> Job:
         """Put a job in."""
@@ -296,9 +396,9 @@ class World:
         return self.supervisor.crew.workers.get(worker.token)
 
     def read(self, worker: FakeWorker) -> None:
-        """The supervisor reads a worker's stream."""
+        """The supervisor reads a worker's stream, if there is something in it."""
         record = self.record(worker)
-        if record is not None:
+        if record is not None and worker.stream.outbox:
             self.supervisor.intake.on_readable(record)
 
     def report_exit(self) -> None:

@@ -6,6 +6,9 @@ the others do harm.
 
 from __future__ import annotations
 
+import itertools
+from unittest import mock
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from simulation import FakeWorker, World
 from poolwatch import FailFast, GracePeriod, JobState, RetryLost
 from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.policies import LostWorkerPolicy
+from poolwatch.transport import frames
 
 POLICIES: tuple[LostWorkerPolicy | None, ...] = (
     None,
@@ -64,6 +68,10 @@ class Schedule:
             self.kill(choice)
         elif kind < 98:
             self.end_job(choice)
+        elif kind < 108:
+            self.work_meanwhile(choice)
+        elif kind < 112:
+            world.help(1 + choice)
         else:
             world.delivery.run()
 
@@ -77,6 +85,20 @@ class Schedule:
         worker = self.worker(choice)
         for _ in range(1 + choice // 4 if worker else 0):
             worker.step()  # type: ignore[union-attr]
+
+    def work_meanwhile(self, choice: int) -> None:
+        """A worker goes on a little, or dies, while the parent is in the middle of something."""
+        worker = self.worker(choice)
+        if worker is None:
+            return
+        accesses, turns = choice % 7, 1 + choice // 3
+
+        def go_on() -> None:
+            for _ in range(turns):
+                worker.step()
+
+        dies = choice == 19 and worker.booted
+        self.world.soon(accesses, (lambda: worker.die(-9)) if dies else go_on)
 
     def read(self, choice: int) -> None:
         """The supervisor reads what a worker wrote."""
@@ -153,7 +175,7 @@ class Schedule:
             assert job.cancelled == (job.state is JobState.CANCELLED)
 
 
-ACTIONS = st.lists(st.tuples(st.integers(0, 99), st.integers(0, 19)), min_size=150, max_size=400)
+ACTIONS = st.lists(st.tuples(st.integers(0, 114), st.integers(0, 19)), min_size=150, max_size=400)
 
 
 @pytest.mark.timeout(120)
@@ -164,3 +186,98 @@ def test_every_job_ends_once_whatever_happens(workers: int, actions: list[tuple[
     schedule = Schedule(workers)
     schedule.run(actions)
     schedule.check_end()
+
+
+def look(world: World, way: str) -> None:
+    """The parent looks at what the worker has written, in one of the ways there are."""
+    (worker,) = world.workers.values()
+    if way == "read":
+        world.read(worker)
+    elif way == "help":
+        world.help(4)
+    elif way == "submit":
+        world.submit()
+    else:
+        record = world.record(worker)
+        assert record is not None
+        world.supervisor.intake.take_rings([record])
+
+
+def worker_with_jobs(count: int, steps: int, only_simple: bool = False) -> tuple[World, FakeWorker]:
+    """Return a world with one worker that has been sent some jobs and has done some steps."""
+    world = World(1)
+    world.make_worker()
+    (worker,) = world.workers.values()
+    worker.step()
+    world.read(worker)
+    for number in range(count):
+        # What has options is left to the supervisor, whoever looks first.
+        simple = only_simple or number % 2 == 0
+        world.submit(NO_OPTIONS if simple else JobOptions(tag=number))
+    dispatcher, record = world.supervisor.dispatcher, world.record(worker)
+    assert record is not None
+    with dispatcher.lock:
+        dispatcher.average = 0.0
+        dispatcher.refill(record)
+    assert len(record.jobs) == count
+    for _ in range(steps):
+        worker.step()
+    return world, worker
+
+
+@pytest.mark.parametrize("way", ["read", "help", "submit", "take rings"])
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_no_wake_up_is_lost(way: str, jobs: int) -> None:
+    """Wherever the worker is and whatever it does between two looks of the parent, it is heard.
+
+    All combinations: how far the worker has come when the parent begins to look, before which of
+    the parent's accesses the worker goes on, and by how many steps.
+    """
+    for steps in range(9 * jobs):
+        for access in range(9):
+            for more in (1, 2, 3, 4, 6, 9):
+                world, worker = worker_with_jobs(jobs, steps)
+
+                def go_on(worker: FakeWorker = worker, more: int = more) -> None:
+                    for _ in range(more):
+                        worker.step()
+
+                world.soon(access, go_on)
+                look(world, way)
+                world.meanwhile.clear()
+                world.run_out(60)
+                unfinished = [job for job in world.jobs if not job.ready]
+                assert not unfinished, (steps, access, more)
+
+
+def test_result_in_the_ring_comes_before_the_leave_in_the_stream() -> None:
+    """A worker that leaves has delivered what it put before: that job does not move on."""
+    world, worker = worker_with_jobs(2, 0)
+    while not world.written:
+        worker.step()
+    worker._write(frames.LEAVING, 0)
+    world.read(worker)
+    assert [job.state for job in world.jobs] == [JobState.SUCCEEDED, JobState.PENDING]
+    worker.die(0)
+    world.run_out()
+    assert [len(runs) for runs in world.started.values()] == [1, 1]
+
+
+def test_help_ends_in_time_while_results_flow() -> None:
+    """A caller that waits a third of a millisecond does not stay for the results of others."""
+    world, worker = worker_with_jobs(120, 0, only_simple=True)
+    clock = itertools.count(0, 10_000)
+
+    def go_on() -> None:
+        for _ in range(4):
+            worker.step()
+        world.soon(0, go_on)
+
+    go_on()
+    with mock.patch("poolwatch.assist.monotonic_ns", side_effect=clock):
+        world.supervisor.assist.until(lambda: False, 0.0003)
+    assert 300_000 < next(clock) < 350_000
+    world.meanwhile.clear()
+    assert 0 < world.supervisor.dispatcher.unfinished < 120
+    world.run_out()
+    assert all(job.ready for job in world.jobs)

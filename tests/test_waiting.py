@@ -1,0 +1,148 @@
+"""Waiting for a result no longer than one wants to, while others' short jobs flow."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import work
+from helpers import DEADLINE, Stage, bounded, only_worker
+
+pytestmark = pytest.mark.timeout(30)
+
+LATE = 1.0  # seconds that a busy machine may add; far less than others' jobs go on
+
+
+@pytest.fixture
+def pool(make_pool: Callable[..., Any]) -> Any:
+    """A pool of three that believes in short jobs, so that who waits helps it along."""
+    pool = make_pool(3)
+    only_worker(pool)
+    pool._core.dispatcher.average = 0.0
+    return pool
+
+
+@pytest.fixture
+def blocker(pool: Any, stage: Stage) -> Iterator[Any]:
+    """A job that does not end before the test does, in one of the workers."""
+    yield pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate))
+    stage.let_go(2)
+
+
+@pytest.fixture
+def traffic(pool: Any, blocker: Any, stage: Stage) -> Iterator[None]:
+    """Somebody else's short jobs, one upon the other, for as long as the test runs."""
+    stage.heard()
+    ended = threading.Event()
+
+    def go_on() -> None:
+        while not ended.is_set():
+            for job in [pool.apply_async(work.square, (number,)) for number in range(100)]:
+                job.wait(DEADLINE)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    yield
+    ended.set()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return how many seconds it takes until a call raises TimeoutError."""
+    begun = time.monotonic()
+    with pytest.raises(multiprocessing.TimeoutError):
+        bounded(call)
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001, 0.05, 0.3])
+def test_get_returns_on_time_while_others_jobs_flow(
+    pool: Any, blocker: Any, traffic: None, timeout: float
+) -> None:
+    """Helping does not keep the caller, and does not make it give up early."""
+    for _ in range(3):
+        assert timeout <= timed(lambda: blocker.get(timeout)) < timeout + LATE
+        assert not blocker.ready()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001, 0.05, 0.3])
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_get_of_a_map_returns_on_time_while_others_jobs_flow(
+    pool: Any, traffic: None, stage: Stage, timeout: float, chunksize: int
+) -> None:
+    """The same for a map of which one item does not end."""
+    items = [("late", stage.bell, stage.gate), ("fine",)]
+    result = pool.map_async(work.play, items, chunksize)
+    assert timeout <= timed(lambda: result.get(timeout)) < timeout + LATE
+    assert timeout <= timed(lambda: result.outcomes(timeout)) < timeout + LATE
+    begun = time.monotonic()
+    result.wait(timeout)
+    assert timeout <= time.monotonic() - begun < timeout + LATE
+    assert not result.ready()
+    stage.let_go(2)  # the other job waits at the same gate
+    with pytest.raises(ValueError, match="late"):
+        result.get(DEADLINE)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, float("-inf")])
+def test_no_time_left_is_an_error_at_once(
+    pool: Any, blocker: Any, stage: Stage, timeout: float
+) -> None:
+    """Zero and less ask whether the result is there; it is not."""
+    result = pool.map_async(work.play, [("late", stage.bell, stage.gate)])
+    assert timed(lambda: blocker.get(timeout)) < LATE
+    assert timed(lambda: result.get(timeout)) < LATE
+    blocker.wait(timeout)
+    result.wait(timeout)
+    assert not blocker.ready()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 0.5, None, float("inf")])
+def test_result_that_is_there_needs_no_time(pool: Any, timeout: float | None) -> None:
+    """What has come is given whatever the timeout."""
+    job = pool.apply_async(work.square, (3,))
+    result = pool.map_async(work.square, [1, 2])
+    job.wait(DEADLINE)
+    result.wait(DEADLINE)
+    assert job.get(timeout) == 9
+    assert result.get(timeout) == [1, 4]
+
+
+@pytest.mark.parametrize("timeout", ["x", "1", b"1", [1], True, 1j])
+def test_timeout_that_is_no_number_is_refused(
+    pool: Any, blocker: Any, stage: Stage, timeout: Any
+) -> None:
+    """The error names the argument, and the job goes on."""
+    result = pool.map_async(work.play, [("late", stage.bell, stage.gate)])
+    for handle in (blocker, result):
+        with pytest.raises(TypeError, match="timeout"):
+            handle.get(timeout)
+        with pytest.raises(TypeError, match="timeout"):
+            handle.wait(timeout)
+        assert not handle.ready()
+
+
+def test_nan_is_refused(pool: Any, blocker: Any) -> None:
+    """No number of seconds is not a number of seconds."""
+    with pytest.raises(ValueError, match="timeout"):
+        blocker.get(float("nan"))
+
+
+def test_waiting_threads_all_get_their_results(pool: Any) -> None:
+    """Four threads that submit and wait one by one, helping each other's jobs along."""
+    sums: list[int] = []
+
+    def one_by_one() -> None:
+        sums.append(sum(pool.apply_async(work.square, (n,)).get(DEADLINE) for n in range(300)))
+
+    threads = [threading.Thread(target=one_by_one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert sums == [sum(n * n for n in range(300))] * 4
