@@ -14,7 +14,7 @@ from helpers import DEADLINE, Stage, bounded, only_worker
 
 pytestmark = pytest.mark.timeout(30)
 
-LATE = 1.0  # seconds that a busy machine may add; far less than others' jobs go on
+LATE = 5.0  # seconds that a busy machine may add; others' jobs go on for ever
 
 
 @pytest.fixture
