@@ -179,7 +179,3 @@ class Chunk:
     def abort(self, error: BaseException) -> None:
         """The pool has ended: whoever waits for the map must not wait for the delivery thread."""
         self._result.abort(error)
-
-    def fail(self, error: BaseException) -> None:
-        """Fail all items: the chunk could not be sent."""
-        self._result.account(self.start, len(self.items), error)
