@@ -38,12 +38,13 @@ from poolwatch.mapping import Mapper, Unsendable, items_at_once
 SEQUENCES = (list, tuple, range, str, bytes, bytearray)
 """Types that are read in the consumer's thread; not what is derived from them."""
 
-_AHEAD = 128  # items per worker, times the chunk size
+_ITEMS_AHEAD = 128  # per worker: more of short jobs does not make it faster
+_CHUNKS_AHEAD = 32  # likewise
 
 
 def default_buffersize(processes: int, chunksize: int) -> int:
     """Return how many items the workers need to be kept busy with short jobs."""
-    return _AHEAD * processes * chunksize
+    return processes * max(_ITEMS_AHEAD, _CHUNKS_AHEAD * chunksize)
 
 
 class Feed:

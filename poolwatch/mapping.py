@@ -12,7 +12,7 @@ from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.map_results import MapResult
 
 _CHUNKS_PER_WORKER = 4  # as multiprocessing.Pool divides a map
-_AT_ONCE = 32  # items that travel alone are pickled and submitted so many at a time
+_AT_ONCE = 64  # items that travel alone are pickled and submitted so many at a time
 
 
 def default_chunksize(length: int, processes: int) -> int:

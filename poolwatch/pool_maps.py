@@ -163,8 +163,8 @@ class PoolMaps:
             iterable: the items.
             chunksize: items that travel together; more than 1 pays for short jobs.
             buffersize: how many items may be read beyond those whose results have been taken; by
-                default ``128 * processes * chunksize``, enough to keep workers busy with short
-                jobs. No more than that travel together.
+                default 128 items or 32 chunks for each worker, whichever is more. No more than
+                that travel together.
 
         Raises:
             TypeError: an argument of the wrong kind.
