@@ -212,6 +212,7 @@ class Feed:
                 self._complete()
                 while not self._ended and (count := self._next_count()) and self._feed_some(count):
                     pass
+                self.core.dispatcher.top_up()
                 if not self._ended:
                     self._set_refill()
             finally:
@@ -233,6 +234,7 @@ class Feed:
         """Return True when an item may be read, False when no more are wanted."""
         if self._room() >= self._size:
             return not self._ended
+        self.core.dispatcher.top_up()
         while not self._ended:
             self._set_refill()
             if self.state.progress >= self.state.refill_at:

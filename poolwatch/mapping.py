@@ -10,6 +10,7 @@ from poolwatch.chunks import Accounts, Chunk, Item
 from poolwatch.core import Core
 from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.map_results import MapResult
+from poolwatch.transport import frames
 
 _CHUNKS_PER_WORKER = 4  # as multiprocessing.Pool divides a map
 _AT_ONCE = 64  # items that travel alone are pickled and submitted so many at a time
@@ -49,19 +50,23 @@ class Mapper:
         func: called with each item.
         star: an item is an iterable of arguments, as for ``starmap``.
         size: how many items travel together.
+        prompt: somebody waits for the first outcomes of a chunk while its last items run.
     """
 
-    def __init__(self, core: Core, func: Callable[..., Any], star: bool, size: int) -> None:
+    def __init__(
+        self, core: Core, func: Callable[..., Any], star: bool, size: int, prompt: bool = False
+    ) -> None:
         self._core = core
         self._func = func
         self._star = star
         self._size = size
         self._name = config.name_of(func)
-        soft, hard = config.job_limits(core.options, None, None)
-        self._limited = soft is not None or hard is not None
         self._options = NO_OPTIONS
-        if self._limited:
+        self._flags = frames.PROMPT if prompt else 0
+        soft, hard = config.job_limits(core.options, None, None)
+        if soft is not None or hard is not None:
             self._options = JobOptions(soft_timeout=soft, timeout=hard)
+            self._flags |= frames.LIMITED
 
     def submit(self, result: MapResult[Any], items: list[Any], pool: object) -> None:
         """Put all items on their way.
@@ -82,6 +87,7 @@ class Mapper:
                 else:
                     with core.dispatcher.lock:
                         result.account_item(*job)
+        core.dispatcher.top_up()
 
     def jobs(
         self, accounts: Accounts, start: int, items: list[Any], pool: object
@@ -115,6 +121,6 @@ class Mapper:
         return jobs
 
     def _chunk(self, accounts: Accounts, start: int, items: list[Any], pool: object) -> Job:
-        chunk = Chunk(accounts, start, self._func, items, self._star, self._limited)
+        chunk = Chunk(accounts, start, self._func, items, self._star, self._flags)
         call = self._core.snapshot.encode_whole(self._func, chunk.call())
         return self._core.part_job(self._name, call, chunk, self._options, pool)

@@ -130,7 +130,6 @@ class PoolMaps:
         if size is None:
             size = default_chunksize(len(items), core.options.processes)
         Mapper(core, func, star, size).submit(result, items, self)
-        core.dispatcher.top_up()
         return result
 
     def _hook_failed(self, hook: str, error: BaseException) -> None:
@@ -216,7 +215,7 @@ class PoolMaps:
         else:
             window = checks.whole("buffersize", buffersize)
         size = min(size, window)
-        mapper = Mapper(core, func, False, size)
+        mapper = Mapper(core, func, False, size, prompt=True)
         feed = Feed(core, mapper, state, iterable, size, window, self)
         feed.start()
         return feed
