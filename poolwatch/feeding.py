@@ -186,7 +186,6 @@ class Feed:
         if self.core.foreign or self._ended:
             self.state.refill_at = math.inf
         elif self._thread is not None:
-            self.state.refill_at = math.inf
             self.state.bell.ring()
         else:
             self._fill()
@@ -238,6 +237,7 @@ class Feed:
         while not self._ended:
             self._set_refill()
             if self.state.progress >= self.state.refill_at:
+                self.state.refill_at = math.inf
                 return True
             self.state.bell.wait()
         return False
