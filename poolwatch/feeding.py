@@ -92,6 +92,7 @@ class Feed:
         self._enough = max(chunksize, buffersize // 2)  # room that is worth going on for
         self._taken = 0
         self._ended = False
+        self._dropped = False  # the iterator is gone, and the rest of the input with it
         self._unsent: list[Job | Unsendable] = []  # the next one last
         self._thread: threading.Thread | None = None
         self._filling = threading.RLock()  # one thread reads at a time
@@ -155,7 +156,7 @@ class Feed:
             RuntimeError: no more threads to be had.
         """
         with self.core.dispatcher.lock:
-            if self._ended or self.state.lifted:
+            if self._ended or self._dropped or self.state.lifted:
                 return
             self.state.lifted = True
         if self._thread is None:
@@ -166,10 +167,12 @@ class Feed:
         """The iterator has been collected. Takes no lock, as that may happen anywhere."""
         self.state.forget()
         if not self._ended and not self.core.foreign:
+            self._dropped = self.state.delivered > 0
+            self.state.bell.ring()
             self.core.call_soon(self._abandoned)
 
     def _abandoned(self) -> None:
-        if self.state.delivered:
+        if self._dropped:
             self._end(None)
             return
         try:
@@ -232,9 +235,9 @@ class Feed:
     def _wait_for_room(self) -> bool:
         """Return True when an item may be read, False when no more are wanted."""
         if self._room() >= self._size:
-            return not self._ended
+            return not (self._ended or self._dropped)
         self.core.dispatcher.top_up()
-        while not self._ended:
+        while not (self._ended or self._dropped):
             self._set_refill()
             if self.state.progress >= self.state.refill_at:
                 self.state.refill_at = math.inf
@@ -259,7 +262,7 @@ class Feed:
     def _submit(self, jobs: list[Job | Unsendable], count: int) -> None:
         """Count items as taken, and submit them; not when the pool has ended meanwhile."""
         with self.core.dispatcher.lock:
-            if self._ended:
+            if self._ended or self._dropped:
                 return
             self.state.expect(self._taken, count, len(jobs) < count)
             self._unsent = jobs  # these two together

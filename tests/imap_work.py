@@ -8,6 +8,7 @@ import threading
 from typing import Any, NoReturn
 
 import work
+from chunk_work import busy_for
 
 
 class Unpicklable:
@@ -30,6 +31,7 @@ class Explosive:
 
 def misbehave(number: int) -> Any:
     """Dies, raises, or returns what cannot travel, by number; else returns the number."""
+    busy_for(0.002)  # so that the outcomes before leave the worker
     match number:
         case 3:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -52,6 +54,7 @@ def stay_if_zero(item: tuple[int, str, str]) -> int:
 
 def slow_if_three(number: int) -> int:
     """One item takes for ever."""
+    busy_for(0.002)
     if number == 3:
         threading.Event().wait()
     return number
