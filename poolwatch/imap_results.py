@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from _thread import get_ident
 from typing import Generic, TypeVar
 
@@ -35,7 +34,11 @@ class IMapIterator(Generic[T]):
         self._feed = feed
         self._state = state
         self._pool = pool
-        weakref.finalize(self, feed.abandon).atexit = False
+
+    def __del__(self) -> None:
+        # Not by weakref.finalize, which would keep the feed: an error that came from it may lead
+        # back here, by the frames of its traceback.
+        self._feed.abandon()
 
     def __iter__(self) -> IMapIterator[T]:
         return self

@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
 
 
 class Bell:
-    """Wakes one thread. Ringing takes no lock: it may be done anywhere, also in a finalizer."""
+    """Wakes one thread. Ringing takes no lock: it may be done anywhere, also in ``__del__``."""
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
@@ -157,7 +157,7 @@ class IMapState:
         self._wake()
 
     def forget(self) -> None:
-        """Nobody will take anything out any more. Takes no lock: called by a finalizer."""
+        """Nobody will take anything out any more. Takes no lock: called by ``__del__``."""
         self.unwanted = True
         self.values = []
         self._loaded = deque()

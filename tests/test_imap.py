@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -374,6 +375,18 @@ def test_iterator_keeps_its_pool(nothing_left_over: Any) -> None:
     gc.collect()
     with pytest.warns(ResourceWarning, match="unclosed"):
         assert list(results) == [n * n for n in range(100)]
+
+
+def test_errors_do_not_keep_the_iterator() -> None:
+    """The traceback of a job's error leads to the iterator, and still nothing is left of it."""
+    pool = Pool(1, timeout=0.2)
+    results = pool.imap(imap_work.slow_if_three, range(5))
+    assert len(outcomes(results)) == 5
+    gone = weakref.ref(results)
+    pool.terminate()
+    del pool, results
+    gc.collect()
+    assert gone() is None
 
 
 # -- input that waits ----------------------------------------------------------------------------
