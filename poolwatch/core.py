@@ -392,7 +392,7 @@ class Core:
     def abandon(self) -> None:
         """In a forked child: let go of descriptors, touch nothing else."""
         self.foreign = self.supervisor.orders.foreign = True
-        closers: list[Callable[[], object]] = [self._launcher.close, self._loop.close]
+        closers: list[Callable[[], object]] = [self._launcher.close, self._loop.abandon]
         for worker in self.supervisor.crew.workers.values():
             closers += [worker.hands.abandon, worker.close_pidfd]
         for close in closers:

@@ -13,7 +13,7 @@ Two things may be interrupted by a signal handler that raises (Ctrl-C):
 
 Python runs signal handlers after calls, at the beginning of a function and at the end of a loop's
 round, not between two plain statements. Where statements belong together here ("together"), there
-is no call between them. ``IMapState.take`` of both kinds and ``IMapIterator.next`` rely on that.
+is no call between them, and for the same reason no other thread comes in between.
 """
 
 from __future__ import annotations

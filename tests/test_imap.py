@@ -569,7 +569,7 @@ def test_terminated_pool_ends_the_iterator(
     assert found
     assert {type(error) for error in found} == {Terminated}
     assert outcomes(results) == []
-    assert not feeder_threads()
+    eventually(lambda: not feeder_threads())
 
 
 def test_terminate_while_the_input_blocks(make_pool: Any) -> None:
