@@ -26,6 +26,7 @@ from poolwatch.exceptions import (
     TimeoutError,
     WorkerLostError,
 )
+from poolwatch.imap_results import IMapIterator, IMapUnorderedIterator
 from poolwatch.job import Job, JobState, Usage
 from poolwatch.loss import Postmortem, human_status
 from poolwatch.map_results import MapResult
@@ -50,6 +51,8 @@ __all__ = [
     "Fail",
     "FailFast",
     "GracePeriod",
+    "IMapIterator",
+    "IMapUnorderedIterator",
     "Job",
     "JobCancelled",
     "JobDecodingError",

@@ -130,12 +130,12 @@ class Chunk:
         func: Callable[..., Any],
         items: list[Any],
         star: bool,
-        limited: bool,
+        flags: int = 0,
     ) -> None:
         self._result = result
         self._func = func
         self._star = star
-        self.flags = frames.CHUNK | frames.LIMITED if limited else frames.CHUNK
+        self.flags = frames.CHUNK | flags
         self.start = start
         self.items = items
         self.received = 0
@@ -150,8 +150,8 @@ class Chunk:
         if not rest:
             return None
         self.items = self.items[: index + 1]
-        limited = bool(self.flags & frames.LIMITED)
-        return Chunk(self._result, self.start + index + 1, self._func, rest, self._star, limited)
+        start = self.start + index + 1
+        return Chunk(self._result, start, self._func, rest, self._star, self.flags)
 
     def drop_received(self) -> bool:
         """Leave only the items without an outcome, before the chunk is run again."""
@@ -179,7 +179,3 @@ class Chunk:
     def abort(self, error: BaseException) -> None:
         """The pool has ended: whoever waits for the map must not wait for the delivery thread."""
         self._result.abort(error)
-
-    def fail(self, error: BaseException) -> None:
-        """Fail all items: the chunk could not be sent."""
-        self._result.account(self.start, len(self.items), error)

@@ -114,6 +114,18 @@ def limits(soft_timeout: object, timeout: object) -> tuple[float | None, float |
     return soft, hard
 
 
+def job_limits(
+    options: PoolOptions, soft_timeout: object, timeout: object
+) -> tuple[float | None, float | None]:
+    """Return both limits of a job, with the pool's where it names none, as :func:`limits`."""
+    soft, hard = limits(soft_timeout, timeout)
+    if hard is None:
+        hard = options.timeout
+    if soft is None and (options.soft_timeout or 0) <= (hard or float("inf")):
+        soft = options.soft_timeout
+    return soft, hard
+
+
 def policy(lost_worker_policy: object, lost_worker_timeout: object) -> LostWorkerPolicy | None:
     """Return the policy that two arguments stand for, or None when neither is given.
 
@@ -157,6 +169,12 @@ def call(func: object, args: object, kwds: object) -> tuple[tuple[Any, ...], dic
             if not isinstance(name, str):
                 raise TypeError(f"kwds must have names as keys, not {name!r}")
     return args, kwds
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """Return the name by which a function is known in errors and events."""
+    name = getattr(func, "__qualname__", None)
+    return name if isinstance(name, str) else type(func).__qualname__
 
 
 def usable_cpus() -> int:

@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from poolwatch.chunks import Part
 from poolwatch.config import PoolOptions
@@ -40,6 +40,16 @@ _cores: dict[int, weakref.ref[Core]] = {}  # those that are not stopped
 _core_numbers = itertools.count()
 
 
+class Input(Protocol):
+    """What is read while the pool runs: the input of an ``imap``."""
+
+    def lift(self) -> None:
+        """Do not wait for a consumer any more, but for the workers only."""
+
+    def abort(self, error: BaseException) -> None:
+        """The pool has ended. The dispatcher's lock is held."""
+
+
 class Core:
     """The running pool behind a face."""
 
@@ -59,6 +69,7 @@ class Core:
         self._dismissed = False
         self._running = True
         self._job_numbers = itertools.count(1)
+        self._inputs: dict[Input, None] = {}  # those that have not ended
         self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
         try:
             self._start()
@@ -133,15 +144,16 @@ class Core:
         head, payload, by_value = call
         job = Job(next(self._job_numbers), name, head, payload, options, keepalive)
         job.by_value = by_value
-        self._submit(job)
+        self.submit_job(job)
         return job
 
-    def _submit(self, job: Job) -> None:
+    def submit_job(self, job: Job) -> None:
+        """Put a job on its way; errors as for :meth:`submit`."""
         try:
             self.dispatcher.submit(job)
         except BaseException:
             # A signal handler raised (Ctrl-C) in the middle of the bookkeeping.
-            self._call_soon(lambda: self.supervisor.repair(job))
+            self.call_soon(lambda: self.supervisor.repair(job))
             raise
         if self._refusal is not None or self.foreign:
             self._withdraw(job)
@@ -158,15 +170,31 @@ class Core:
             dispatcher.unfinished -= 1
         self.check_open()
 
-    def submit_part(
+    def part_job(
         self, name: str, call: Call, part: Part, options: JobOptions, keepalive: object
-    ) -> None:
-        """Put a part of a map on its way; arguments and errors as for :meth:`submit`."""
+    ) -> Job:
+        """Return the job of a part of a map; arguments as for :meth:`submit`."""
         head, payload, by_value = call
         job = Job(next(self._job_numbers), name, head, payload, options, keepalive)
         job.by_value = by_value
         job.chunk = part
-        self._submit(job)
+        return job
+
+    def add_input(self, source: Input) -> None:
+        """Count a pool as not drained until this input has ended.
+
+        Raises:
+            ValueError, PoolBroken: as :meth:`check_open`.
+        """
+        with self.dispatcher.lock:
+            self.check_open()
+            self._inputs[source] = None
+
+    def remove_input(self, source: Input) -> None:
+        """An input has ended. The lock is held."""
+        self._inputs.pop(source, None)
+        if not self.dispatcher.unfinished:
+            self._on_drained()
 
     def failed_job(self, name: str, error: BaseException, options: JobOptions) -> Job:
         """Return a job that has ended before it began: its call does not pickle."""
@@ -240,14 +268,15 @@ class Core:
         if self._refusal is None:
             self._refusal = ValueError("Pool not running")
         self._closed = True
-        self._call_soon(self._leave_if_drained)
+        self.call_soon(self._leave_if_drained)
 
     def _on_drained(self) -> None:
         """No job is unfinished; called with the lock held."""
         if self._closed:
-            self._call_soon(self._leave_if_drained)
+            self.call_soon(self._leave_if_drained)
 
-    def _call_soon(self, callback: Callable[[], object]) -> None:
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call back in the supervisor's thread; not when the pool has ended. Any thread."""
         if not self._stopped.is_set():
             self._loop.call_soon(callback)
 
@@ -256,6 +285,8 @@ class Core:
         with self.dispatcher.lock:
             self.dispatcher.take_arrivals()
             if self._terminating or not self._closed or self.dispatcher.unfinished:
+                return
+            if self._inputs:
                 return
             self.dispatcher.accepting = False
             crew.stop_hiring()
@@ -276,7 +307,7 @@ class Core:
         if self._refusal is None:
             self._refusal = ValueError("Pool not running")
         self._closed = self._terminating = True
-        self._call_soon(self._terminate)
+        self.call_soon(self._terminate)
 
     def _terminate(self) -> None:
         self.supervisor.intake.drain_all()
@@ -288,7 +319,7 @@ class Core:
 
         def decode_and_end() -> None:
             error.__cause__ = decode_cause(cause)
-            self._call_soon(lambda: self._broken(error))
+            self.call_soon(lambda: self._broken(error))
 
         if isinstance(cause, bytes):
             threading.Thread(target=decode_and_end, daemon=True).start()
@@ -328,12 +359,19 @@ class Core:
                 job.set_ready()
                 if job.chunk is not None:
                     job.chunk.abort(own)
+            for source in list(self._inputs):
+                own = type(error)(*error.args)
+                own.__cause__ = error.__cause__
+                source.abort(own)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of everything; return whether it came in time."""
         self.check_owner()
         if threading.current_thread() is self._thread:
             raise RuntimeError("the supervisor cannot wait for itself")
+        if not self._terminating:
+            for source in list(self._inputs):
+                source.lift()  # whoever waits here may be who would take results out
         if not self._stopped.wait(timeout):
             return False
         self._thread.join(timeout)
@@ -354,7 +392,7 @@ class Core:
     def abandon(self) -> None:
         """In a forked child: let go of descriptors, touch nothing else."""
         self.foreign = self.supervisor.orders.foreign = True
-        closers: list[Callable[[], object]] = [self._launcher.close, self._loop.close]
+        closers: list[Callable[[], object]] = [self._launcher.close, self._loop.abandon]
         for worker in self.supervisor.crew.workers.values():
             closers += [worker.hands.abandon, worker.close_pidfd]
         for close in closers:

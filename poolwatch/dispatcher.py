@@ -71,6 +71,11 @@ class Dispatcher:
         self._idle: dict[WorkerProcess, None] = {}
         self._up = 0
         self.entered = False  # a caller's thread is in the middle of its bookkeeping
+        # Workers of whom nobody knows what they have been sent: a signal handler raised meanwhile.
+        # They are sent nothing more before ``repair`` has taken back what they have not begun; a
+        # later job would make it look begun.
+        self.in_doubt: dict[WorkerProcess, None] = {}
+        self.repair: Callable[[Job | None], None]  # set by the supervisor
         self.average = float(_BUDGET)  # ns of run time; at first, one job at a time
         self.help_along: Callable[[], None]  # set by the supervisor
         self._submitted = 0
@@ -127,8 +132,14 @@ class Dispatcher:
             self.entered = True
             try:
                 help_out()
+            except BaseException:
+                self._repair_soon()
+                raise
             finally:
                 self.entered = False
+
+    def _repair_soon(self) -> None:
+        self._loop.call_soon(lambda: self.repair(None))
 
     def take_arrivals(self) -> None:
         """Put new jobs in line. The lock is held."""
@@ -171,6 +182,9 @@ class Dispatcher:
     def refill(self, worker: WorkerProcess) -> None:
         """Send a worker what it may hold, or note that it is idle. The lock is held."""
         if worker.state is not WorkerState.UP or worker.unresponsive:
+            return
+        if worker in self.in_doubt:
+            self._repair_soon()
             return
         while True:
             if self.arrivals:
@@ -245,6 +259,13 @@ class Dispatcher:
         return True
 
     def _send(self, worker: WorkerProcess, jobs: Iterable[Job]) -> None:
+        try:
+            self._send_frames(worker, jobs)
+        except BaseException:
+            self.in_doubt[worker] = None
+            raise
+
+    def _send_frames(self, worker: WorkerProcess, jobs: Iterable[Job]) -> None:
         held = worker.jobs
         if not held:
             worker.sent_at = int(self._loop.time() * 1e9)
@@ -286,12 +307,13 @@ class Dispatcher:
             complete = worker.stream.send(b"".join(parts))
         worker.fields[ledger.SENT] = worker.sent
         if not complete:
-            self._loop.call_soon(lambda: self._flush_when_writable(worker))
+            self._loop.call_soon(lambda: self.flush(worker))
         elif worker.stream.broken:
             self._loop.call_soon(lambda: self.on_broken(worker))
 
-    def _flush_when_writable(self, worker: WorkerProcess) -> None:
-        if worker.state is not WorkerState.DEAD:
+    def flush(self, worker: WorkerProcess) -> None:
+        """See to it that what waits in a worker's stream goes out. In the supervisor's thread."""
+        if worker.state is not WorkerState.DEAD and worker.stream.unfinished:
             self._loop.watch_writable(worker.stream, worker.stream.flush)
 
     on_broken: Callable[[WorkerProcess], None]  # set by the supervisor

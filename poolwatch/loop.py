@@ -68,6 +68,8 @@ class Loop:
         self._soon: deque[Callable[[], object]] = deque()
         self._sleeping_until: float | None = 0.0
         self._awake = True
+        self._closed = False
+        self._wake_lock = threading.RLock()  # between waking and closing
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -121,13 +123,16 @@ class Loop:
         self.wake()
 
     def wake(self) -> None:
-        """Make the loop look around. Any thread."""
+        """Make the loop look around, unless it is closed. Any thread."""
         if not self._awake:
-            self._awake = True
-            try:
-                os.write(self._wake_write, b"w")
-            except BlockingIOError:
-                pass  # it is full of wake-ups already
+            with self._wake_lock:
+                # The pipe's number may be somebody else's by now.
+                if not self._closed:
+                    self._awake = True
+                    try:
+                        os.write(self._wake_write, b"w")
+                    except BlockingIOError:
+                        pass  # it is full of wake-ups already
 
     def run_once(self) -> None:
         """Sleep until something happens, and deal with it."""
@@ -182,6 +187,13 @@ class Loop:
 
     def close(self) -> None:
         """Close the loop's descriptors."""
+        with self._wake_lock:
+            self._closed = True
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close them in a forked child, where the lock may be held for ever."""
+        self._closed = True
         if isinstance(self._poller, select.epoll):
             self._poller.close()
         os.close(self._wake_read)

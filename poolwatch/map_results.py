@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from poolwatch.checks import seconds
-from poolwatch.exceptions import MaybeEncodingError, TimeoutError
+from poolwatch.exceptions import TimeoutError
 from poolwatch.job import Outcome
-from poolwatch.transport import codec, frames
+from poolwatch.pieces import Piece, new_piece
 
 if TYPE_CHECKING:
     from poolwatch.assist import Assist
 
 T = TypeVar("T")
-
-_new_piece = tuple.__new__  # _Piece(...) takes twice as long
-
-
-class _Piece(NamedTuple):
-    """The outcomes of neighbouring items, still pickled, or one error for all of them."""
-
-    start: int
-    length: int
-    outcome: Outcome | BaseException
-    alone: bool  # one item that travelled alone
 
 
 class MapResult(Generic[T]):
@@ -56,7 +45,7 @@ class MapResult(Generic[T]):
         """
         self._values: list[Any] = [None] * length
         self._failed: dict[int, BaseException] = {}
-        self._pieces: list[_Piece] = []
+        self._pieces: list[Piece] = []
         self._accounted = bytearray(length)  # 1 for every item that has an outcome
         self._missing = length
         self._callback = callback
@@ -78,7 +67,7 @@ class MapResult(Generic[T]):
 
     def account(self, start: int, count: int, outcome: Outcome | BaseException) -> None:
         """Take the outcomes of neighbouring items that travelled together."""
-        self._pieces.append(_Piece(start, count, outcome, False))
+        self._pieces.append(Piece(start, count, outcome, False))
         self._missing -= count
         self._accounted[start : start + count] = b"\1" * count
         if not self._missing:
@@ -88,7 +77,7 @@ class MapResult(Generic[T]):
         """Take the outcome of an item that travelled alone."""
         if self._accounted[index]:
             return
-        self._pieces.append(_new_piece(_Piece, (index, 1, outcome, True)))
+        self._pieces.append(new_piece(Piece, (index, 1, outcome, True)))
         self._accounted[index] = 1
         self._missing -= 1
         if not self._missing:
@@ -135,48 +124,23 @@ class MapResult(Generic[T]):
             while pieces:
                 piece = pieces[-1]
                 if piece.alone:
-                    self._unpickle_item(piece.start, piece.outcome)
+                    self._unpickle_item(piece)
                 else:
                     self._unpickle_piece(piece)
                 pieces.pop()  # not when Ctrl-C came in between: then once more
 
-    def _unpickle_item(self, index: int, outcome: Outcome | BaseException) -> None:
-        if isinstance(outcome, BaseException):
-            self._failed[index] = outcome
-        elif outcome.payload != codec.PICKLED_NONE:
-            succeeded, value = outcome.result(f"item {index} of a map")
-            if succeeded:
-                self._values[index] = value
-            else:
-                self._failed[index] = value
+    def _unpickle_item(self, piece: Piece) -> None:
+        succeeded, value = piece.result()
+        if succeeded:
+            self._values[piece.start] = value
+        else:
+            self._failed[piece.start] = value
 
-    def _unpickle_piece(self, piece: _Piece) -> None:
-        start, end = piece.start, piece.start + piece.length
-        outcome = piece.outcome
-        if isinstance(outcome, BaseException):
-            self._fail(start, end, outcome)
-            return
-        if outcome.kind not in (frames.RESULT, frames.PARTIAL):
-            _, error = outcome.result(f"items {start} to {end - 1} of a map")
-            self._fail(start, end, error)
-            return
-        try:
-            values, failures = outcome.load()
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __setstate__)
-            problem = MaybeEncodingError(
-                f"the results do not unpickle: {codec.safe_repr(error)}",
-                f"items {start} to {end - 1} of a map",
-            )
-            problem.__cause__ = error
-            self._fail(start, end, problem)
-            return
-        self._values[start:end] = values
-        for position, failure in failures.items():
-            self._failed[start + position] = codec.decode_failure(failure)
-
-    def _fail(self, start: int, end: int, error: BaseException) -> None:
-        for index in range(start, end):
-            self._failed[index] = error
+    def _unpickle_piece(self, piece: Piece) -> None:
+        values, failures = piece.load()
+        self._values[piece.start : piece.start + piece.length] = values
+        for place, error in failures.items():
+            self._failed[piece.start + place] = error
 
     def _first_error(self) -> BaseException | None:
         self._unpickle()

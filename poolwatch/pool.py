@@ -11,26 +11,22 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from poolwatch import checks, config
-from poolwatch.chunks import Chunk, Item
 from poolwatch.config import PoolOptions
 from poolwatch.core import Core
 from poolwatch.crew import WorkerInfo
-from poolwatch.events import Event, HookFailed
+from poolwatch.events import Event
 from poolwatch.exceptions import TimeoutError
-from poolwatch.job import NO_OPTIONS, JobOptions
+from poolwatch.job import NO_OPTIONS
 from poolwatch.launch.contexts import start_method
-from poolwatch.map_results import MapResult
 from poolwatch.policies import LostWorkerPolicy
+from poolwatch.pool_maps import PoolMaps
 from poolwatch.results import ApplyResult
 from poolwatch.worker.main import WorkerSetup
 
 T = TypeVar("T")
-S = TypeVar("S")
-
-_CHUNKS_PER_WORKER = 4  # as multiprocessing.Pool divides a map
 
 
-class Pool:
+class Pool(PoolMaps):
     """A pool of worker processes in which every job ends.
 
     Each job ends with its result, its own exception, or a loss that says why. Only the job that
@@ -197,7 +193,7 @@ class Pool:
             or correlation_id is not None
             or tag is not None
         ):
-            soft, hard = self._limits(soft_timeout, timeout)
+            soft, hard = config.job_limits(core.options, soft_timeout, timeout)
             options = config.job_options(
                 callback,
                 error_callback,
@@ -209,7 +205,7 @@ class Pool:
                 tag,
                 correlation_id,
             )
-        name = _name_of(func)
+        name = config.name_of(func)
         try:
             call = core.snapshot.encode(func, args, kwds)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
@@ -228,121 +224,6 @@ class Pool:
             Exception: as :meth:`apply_async` and :meth:`ApplyResult.get`.
         """
         return self.apply_async(func, args, kwds).get()
-
-    def _limits(self, soft: float | None, hard: float | None) -> tuple[float | None, float | None]:
-        """Return a job's limits, with the pool's where it names none."""
-        soft, hard = config.limits(soft, hard)
-        options = self._core.options
-        if hard is None:
-            hard = options.timeout
-        if soft is None and (options.soft_timeout or 0) <= (hard or float("inf")):
-            soft = options.soft_timeout
-        return soft, hard
-
-    # -- many jobs -----------------------------------------------------------------------------
-
-    def map(
-        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None
-    ) -> list[T]:
-        """Return ``[func(item) for item in iterable]``, computed by the workers.
-
-        Args:
-            func: called with each item.
-            iterable: the items; read to its end at once.
-            chunksize: items that travel together; by default a quarter of a worker's share (as in
-                multiprocessing).
-
-        Raises:
-            Exception: the error of the first item, in input order, that failed; after all items
-                are accounted for (as in multiprocessing).
-        """
-        return self.map_async(func, iterable, chunksize).get()
-
-    def map_async(
-        self,
-        func: Callable[[S], T],
-        iterable: Iterable[S],
-        chunksize: int | None = None,
-        callback: Callable[[list[T]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult[T]:
-        """Do what :meth:`map` does, and return at once.
-
-        Args:
-            func: called with each item.
-            iterable: the items; read to its end at once.
-            chunksize: as for :meth:`map`.
-            callback: called with the list of values when all items have succeeded.
-            error_callback: called with the first error in input order when one has not.
-
-        Raises:
-            TypeError: an argument of the wrong kind.
-            ValueError: chunksize out of range, or the pool is closed.
-            PoolBroken: the pool cannot go on.
-        """
-        self._core.check_open()
-        if not callable(func):
-            raise TypeError(f"func must be callable, not {func!r}")
-        items = list(iterable)
-        if chunksize is None:
-            size, extra = divmod(len(items), self._core.options.processes * _CHUNKS_PER_WORKER)
-            size = max(1, size + bool(extra))
-        else:
-            size = checks.whole("chunksize", chunksize)
-        core = self._core
-        result: MapResult[T] = MapResult(
-            len(items),
-            checks.callable_or_none("callback", callback),
-            checks.callable_or_none("error_callback", error_callback),
-            core.deliver,
-            self._hook_failed,
-            core.access.assist,
-        )
-        if size == 1:
-            self._submit_items(result, func, items)
-        else:
-            limited = self._has_limits
-            for start in range(0, len(items), size):
-                part = items[start : start + size]
-                self._submit_chunk(Chunk(result, start, func, part, False, limited), func)
-        core.dispatcher.top_up()
-        return result
-
-    def _submit_items(
-        self, result: MapResult[Any], func: Callable[..., Any], items: list[Any]
-    ) -> None:
-        """Submit each item as a job of its own."""
-        core, name = self._core, _name_of(func)
-        options = self._map_options()
-        for index, item in enumerate(items):
-            part = Item(result, index)
-            try:
-                call = core.snapshot.encode(func, (item,), {})
-            except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-                with core.dispatcher.lock:
-                    result.account_item(index, error)
-            else:
-                core.submit_part(name, call, part, options, self)
-
-    def _submit_chunk(self, chunk: Chunk, func: Callable[..., Any]) -> None:
-        core = self._core
-        try:
-            call = core.snapshot.encode_whole(func, chunk.call())
-        except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-            with core.dispatcher.lock:
-                chunk.fail(error)
-        else:
-            core.submit_part(_name_of(func), call, chunk, self._map_options(), self)
-
-    def _map_options(self) -> JobOptions:
-        if not self._has_limits:
-            return NO_OPTIONS
-        soft, hard = self._limits(None, None)
-        return JobOptions(soft_timeout=soft, timeout=hard)
-
-    def _hook_failed(self, hook: str, error: BaseException) -> None:
-        bus = self._core.supervisor.bus
-        bus.emit(HookFailed(bus.pool, hook, error))
 
     # -- looking in ----------------------------------------------------------------------------
 
@@ -461,8 +342,3 @@ def _abandoned(core: Core, name: str) -> None:
 
 def _restarts(max_restarts: object) -> int:
     return checks.whole("max_restarts", max_restarts, 0)
-
-
-def _name_of(func: Callable[..., Any]) -> str:
-    name = getattr(func, "__qualname__", None)
-    return name if isinstance(name, str) else type(func).__qualname__

@@ -120,6 +120,7 @@ class Supervisor:
         dispatcher.holding = self._holding
         dispatcher.on_broken = self._stream_broken
         dispatcher.help_along = self.assist.take_some
+        dispatcher.repair = self.repair
 
     def _on_readable(self, worker: WorkerProcess) -> None:
         self.intake.on_readable(worker)
@@ -140,6 +141,7 @@ class Supervisor:
             for worker in workers:
                 self.intake.take_ring(worker)
                 dispatcher.put_back(dispatcher.recall(worker))
+            dispatcher.in_doubt.clear()
             held = [other for worker in workers for other in worker.jobs.values()]
             dispatcher.take_arrivals()
             waiting = dict.fromkeys(dispatcher.backlog)  # one may be in line twice
@@ -161,6 +163,7 @@ class Supervisor:
                     self._stream_broken(worker)
                 else:
                     dispatcher.refill(worker)
+                    dispatcher.flush(worker)
                     self.intake.arm(worker)
             if not dispatcher.unfinished:
                 self._on_drained()

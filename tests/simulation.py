@@ -90,6 +90,8 @@ class FakeDelivery:
 class FakeStream:
     """Both directions of one worker's stream."""
 
+    unfinished = False
+
     def __init__(self) -> None:
         self.broken = False
         self.inbox: deque[Frame] = deque()

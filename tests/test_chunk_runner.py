@@ -313,7 +313,7 @@ def test_blocks_grow_for_quick_items_and_shrink_for_slow_ones(bench: Bench) -> N
     bench.run(call, list(range(3200)))
     blocks = [*sizes[1:], ran]
     assert sum(blocks) == 3200
-    assert blocks[0] == 4
+    assert blocks[0] == 1
     assert 8 < max(blocks) <= 50
     assert blocks[-5:] == [1] * 5
 

@@ -4,11 +4,16 @@ Several threads write: whoever submits a job, and the supervisor. The guarantee:
 whole and in the order in which they were given, each with its descriptor. What the kernel does not
 take at once waits in the out-buffer, and as long as something waits there everybody appends behind
 it; the supervisor flushes when the kernel has room.
+
+A signal handler may raise (Ctrl-C) right after the kernel has taken something. So everything is in
+the out-buffer until it is known how much of it went out, and that is stored by the same call into C
+that writes: Python runs no signal handlers in between. See :meth:`Stream._write`.
 """
 
 from __future__ import annotations
 
 import array
+import itertools
 import socket
 import threading
 from collections import deque
@@ -20,7 +25,7 @@ from poolwatch.transport.frames import Frame, FrameReader
 class Stream:
     """A non-blocking socket with an out-buffer."""
 
-    __slots__ = ("_lock", "_out", "_reader", "broken", "sock")
+    __slots__ = ("_lock", "_out", "_reader", "_taken", "broken", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -29,6 +34,7 @@ class Stream:
         self._reader = FrameReader(sock)
         self._lock = threading.RLock()
         self._out: deque[tuple[memoryview, Bulk | None]] = deque()
+        self._taken: list[int] = []  # bytes of the first that the kernel has taken just now
 
     def fileno(self) -> int:
         """Return the descriptor to select on."""
@@ -43,50 +49,53 @@ class Stream:
         with self._lock:
             if self.broken:
                 return True
-            view = memoryview(data)
-            if self._out:
-                self._out.append((view, bulk))
-                return False
-            rest = self._write(view, bulk)
-            if rest is None:
-                return True
-            self._out.append((rest, bulk if rest.nbytes == view.nbytes else None))
-            return False
+            self._out.append((memoryview(data), bulk))
+            return len(self._out) == 1 and self.flush()
 
     def flush(self) -> bool:
         """Write what waits; return True when nothing is left."""
         with self._lock:
+            self._settle()  # what an interruption has left
             while self._out and not self.broken:
-                data, bulk = self._out[0]
-                rest = self._write(data, bulk)
-                if rest is None:
-                    self._out.popleft()
-                elif rest.nbytes == data.nbytes:
+                try:
+                    self._write(*self._out[0])
+                except BlockingIOError:
                     return False
-                else:
-                    self._out[0] = (rest, None)  # the descriptor went with the first byte
+                except OSError:
+                    # The worker is gone, or the kernel has no room for descriptors in flight. The
+                    # supervisor sees the mark and makes sure that the worker dies; its death is
+                    # then reported, and everything that it held is dealt with there.
+                    self.broken = True
+                self._settle()
             return True
 
-    def _write(self, data: memoryview, bulk: Bulk | None) -> memoryview | None:
-        """Write once; return what the kernel did not take, or None."""
-        try:
-            if bulk is not None:
-                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [bulk.fd]))
-                sent = self.sock.sendmsg([data], [rights])
-            else:
-                sent = self.sock.send(data)
-        except BlockingIOError:
-            return data
-        except (KeyboardInterrupt, SystemExit):
-            self.broken = True  # nobody knows how much went out
-            raise
-        except OSError:
-            # The worker is gone, or the kernel has no room for descriptors in flight. The
-            # supervisor sees the mark and makes sure that the worker dies; its death is then
-            # reported, and everything that it held is dealt with there.
-            self.broken = True
-            return None
-        return None if sent == data.nbytes else data[sent:]
+    @property
+    def unfinished(self) -> bool:
+        """True when something waits to be flushed."""
+        return bool(self._out) and not self.broken
+
+    def _write(self, data: memoryview, bulk: Bulk | None) -> None:
+        """Write once; note in one go how much the kernel has taken."""
+        if bulk is None:
+            self._taken.extend(map(self.sock.send, (data,)))
+        else:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [bulk.fd]))
+            self._taken.extend(itertools.starmap(self.sock.sendmsg, (([data], [rights]),)))
+
+    def _settle(self) -> None:
+        """Take out of the out-buffer what the kernel has taken.
+
+        Statements without a call between them are not interrupted.
+        """
+        if not self._taken:
+            return
+        data, _ = self._out[0]
+        rest = data[self._taken[0] :]
+        if rest.nbytes:
+            self._out[0] = (rest, None)  # the descriptor went with the first byte
+        else:
+            del self._out[0]
+        del self._taken[0]
 
     def read(self) -> list[Frame] | None:
         """Read once; see :meth:`FrameReader.read`, whose errors it raises."""

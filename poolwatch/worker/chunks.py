@@ -23,7 +23,7 @@ from poolwatch.worker.signals import Orders
 _BLOCK_NS = 250_000  # how long a block of items should take
 _PARTIAL_AFTER = 700_000  # ns after which finished outcomes leave
 _ALARM_NS = 1_000_000  # how long a block may take before outcomes leave in its middle
-_FIRST_BLOCK = 4
+_FIRST_BLOCK = 1  # it may take long, and what has finished before a death must have left
 _LARGEST_BLOCK = 4096
 _LARGEST_WITHOUT_ALARM = 16
 

@@ -1,0 +1,123 @@
+"""What ``imap`` and ``imap_unordered`` return."""
+
+from __future__ import annotations
+
+import time
+from _thread import get_ident
+from typing import Generic, TypeVar
+
+from poolwatch.checks import seconds
+from poolwatch.exceptions import TimeoutError
+from poolwatch.feeding import Feed
+from poolwatch.imap_state import IMapState
+
+T = TypeVar("T")
+
+
+class IMapIterator(Generic[T]):
+    """The results of an ``imap``, in input order (as ``multiprocessing.pool.IMapIterator``).
+
+    An item that failed raises its error at its position; the iterator goes on afterwards. Any
+    thread may take results. When it is collected half-way, no more of the input is read.
+    """
+
+    __slots__ = ("__weakref__", "_feed", "_pool", "_state")
+
+    def __init__(self, feed: Feed, state: IMapState, pool: object) -> None:
+        """Make one; called by the pool.
+
+        Args:
+            feed: submits the input.
+            state: where outcomes come.
+            pool: must not be collected before the end.
+        """
+        self._feed = feed
+        self._state = state
+        self._pool = pool
+
+    def __del__(self) -> None:
+        # Not by weakref.finalize, which would keep the feed: an error that came from it may lead
+        # back here, by the frames of its traceback.
+        self._feed.abandon()
+
+    def __iter__(self) -> IMapIterator[T]:
+        return self
+
+    def next(self, timeout: float | None = None) -> T:
+        """Return the next result, or raise the next item's error.
+
+        Args:
+            timeout: seconds to wait; None to wait until there is one.
+
+        Raises:
+            StopIteration: there are no more; again and again.
+            TimeoutError: there is none after that time (it may come later).
+            RuntimeError: in a forked child, which inherited the iterator.
+            Terminated, PoolBroken: the pool has ended before the input.
+            Exception: what the item raised, or its ``WorkerLostError``; or, at the end, what the
+                input raised.
+        """
+        state = self._state
+        handed, values = state.handed, state.values
+        if values and not handed and state.delivered + 1 < state.refill_at:
+            first: T = values[-1]  # from here on nothing can interrupt: see ``imap_state``
+            del values[-1]
+            state.delivered += 1
+            return first
+        thread = get_ident()
+        while True:
+            if thread not in handed and not state.take(thread):
+                self._await(thread, timeout)
+            if state.delivered >= state.refill_at:
+                self._feed.go_on()
+            item = handed.get(thread)
+            if item is None:
+                continue  # a signal handler has taken it
+            succeeded, value = item.result()
+            try:
+                del handed[thread]
+            except KeyError:
+                continue  # likewise
+            # From here on nothing can interrupt, as above.
+            if succeeded:
+                result: T = value
+                return result
+            try:
+                raise value
+            finally:
+                del value, item, self  # the traceback would keep all alive in a cycle
+
+    # Not a function that calls next(): it could be interrupted when that has returned.
+    __next__ = next  # noqa: A003
+
+    def _await(self, thread: int, timeout: float | None) -> None:
+        """Take the next item, and wait for it."""
+        state, core = self._state, self._feed.core
+        if timeout is not None:
+            timeout = seconds("timeout", timeout, negative=True)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not state.take(thread):
+            if state.over:
+                self._pool = None
+                raise StopIteration
+            core.check_owner()
+            if state.delivered >= state.refill_at:
+                self._feed.go_on()
+            rest = None if deadline is None else max(0.0, deadline - time.monotonic())
+            core.access.assist.until(state.has_next, rest)
+            if rest == 0.0 and not state.has_next():
+                raise TimeoutError(f"no result after {timeout:g} s")
+            if not state.has_next():
+                state.wait(rest)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._state.delivered} taken>"
+
+
+class IMapUnorderedIterator(IMapIterator[T]):
+    """The results of an ``imap_unordered``, in order of completion.
+
+    As ``multiprocessing.pool.IMapUnorderedIterator``.
+    """
+
+    __slots__ = ()

@@ -1,0 +1,226 @@
+"""The methods of ``Pool`` that call a function with each item of an iterable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from poolwatch import checks
+from poolwatch.core import Core
+from poolwatch.events import HookFailed
+from poolwatch.feeding import Feed, default_buffersize
+from poolwatch.imap_results import IMapIterator, IMapUnorderedIterator
+from poolwatch.imap_state import AsCompleted, IMapState, InOrder
+from poolwatch.map_results import MapResult
+from poolwatch.mapping import Mapper, default_chunksize
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class PoolMaps:
+    """Part of ``Pool``."""
+
+    _core: Core
+
+    def map(
+        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None
+    ) -> list[T]:
+        """Return ``[func(item) for item in iterable]``, computed by the workers.
+
+        Args:
+            func: called with each item.
+            iterable: the items; read to its end at once.
+            chunksize: items that travel together; by default a quarter of a worker's share (as in
+                multiprocessing).
+
+        Raises:
+            Exception: what the iterable raised; or the error of the first item, in input order,
+                that failed, after all items are accounted for (both as in multiprocessing).
+        """
+        return self.map_async(func, iterable, chunksize).get()
+
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
+        """Do what :meth:`map` does, and return at once.
+
+        Args:
+            func: called with each item.
+            iterable: the items; read to its end at once.
+            chunksize: as for :meth:`map`.
+            callback: called with the list of values when all items have succeeded.
+            error_callback: called with the first error in input order when one has not.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: chunksize out of range, or the pool is closed.
+            PoolBroken: the pool cannot go on.
+            Exception: what the iterable raised.
+        """
+        return self._map_async(func, iterable, False, chunksize, callback, error_callback)
+
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[T]:
+        """Return ``[func(*args) for args in iterable]``, computed by the workers.
+
+        Args:
+            func: called with each item's elements.
+            iterable: the items, each an iterable of arguments; read to its end at once.
+            chunksize: as for :meth:`map`.
+
+        Raises:
+            Exception: as :meth:`map`.
+        """
+        return self.starmap_async(func, iterable, chunksize).get()
+
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
+        """Do what :meth:`starmap` does, and return at once.
+
+        Args:
+            func: called with each item's elements.
+            iterable: the items, each an iterable of arguments; read to its end at once.
+            chunksize: as for :meth:`map`.
+            callback: as for :meth:`map_async`.
+            error_callback: as for :meth:`map_async`.
+
+        Raises:
+            TypeError, ValueError, PoolBroken, Exception: as :meth:`map_async`.
+        """
+        return self._map_async(func, iterable, True, chunksize, callback, error_callback)
+
+    def _map_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        star: bool,
+        chunksize: int | None,
+        callback: Callable[[list[T]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> MapResult[T]:
+        core = self._core
+        core.check_open()
+        _check_func(func)
+        size = None if chunksize is None else checks.whole("chunksize", chunksize)
+        items = list(iterable)
+        result: MapResult[T] = MapResult(
+            len(items),
+            checks.callable_or_none("callback", callback),
+            checks.callable_or_none("error_callback", error_callback),
+            core.deliver,
+            self._hook_failed,
+            core.access.assist,
+        )
+        if size is None:
+            size = default_chunksize(len(items), core.options.processes)
+        Mapper(core, func, star, size).submit(result, items, self)
+        return result
+
+    def _hook_failed(self, hook: str, error: BaseException) -> None:
+        bus = self._core.supervisor.bus
+        bus.emit(HookFailed(bus.pool, hook, error))
+
+    def imap(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+    ) -> IMapIterator[T]:
+        """Return an iterator over ``func(item)`` for each item, in input order.
+
+        The input is read as results are taken, so that it may be endless. An item that fails, or
+        whose worker dies, raises its error at its position; the iterator goes on afterwards. If
+        the input raises, its error comes after the results of the items before, and ends it (as in
+        multiprocessing).
+
+        A list, tuple, range or string is read in the thread that takes results. Any other input is
+        read in a thread of its own, so that it may wait, also for results. Reading ends when the
+        iterator is dropped half-way, or with the pool. ``close()`` lets it go on; ``join()`` has
+        the input read to its end without waiting for results to be taken (as in multiprocessing).
+        The same holds for an iterator that is dropped before anything was taken from it.
+
+        Args:
+            func: called with each item.
+            iterable: the items.
+            chunksize: items that travel together; more than 1 pays for short jobs.
+            buffersize: how many items may be read beyond those whose results have been taken; by
+                default 128 items or 32 chunks for each worker, whichever is more. No more than
+                that travel together.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: chunksize or buffersize below 1, or the pool is closed.
+            PoolBroken: the pool cannot go on.
+            RuntimeError: no more threads to be had.
+        """
+        state = InOrder()
+        return IMapIterator(self._feed(func, iterable, chunksize, buffersize, state), state, self)
+
+    def imap_unordered(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+    ) -> IMapUnorderedIterator[T]:
+        """Do what :meth:`imap` does; the results come in order of completion.
+
+        Args:
+            func: called with each item.
+            iterable: the items.
+            chunksize: as for :meth:`imap`.
+            buffersize: as for :meth:`imap`.
+
+        Raises:
+            TypeError, ValueError, PoolBroken, RuntimeError: as :meth:`imap`.
+        """
+        state = AsCompleted()
+        feed = self._feed(func, iterable, chunksize, buffersize, state)
+        return IMapUnorderedIterator(feed, state, self)
+
+    def _feed(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+        buffersize: int | None,
+        state: IMapState,
+    ) -> Feed:
+        """Begin to read the input of an ``imap``."""
+        core = self._core
+        core.check_open()
+        _check_func(func)
+        size = checks.whole("chunksize", chunksize)
+        if buffersize is None:
+            window = default_buffersize(core.options.processes, size)
+        else:
+            window = checks.whole("buffersize", buffersize)
+        size = min(size, window)
+        mapper = Mapper(core, func, False, size, prompt=True)
+        feed = Feed(core, mapper, state, iterable, size, window, self)
+        feed.start()
+        return feed
+
+
+def _check_func(func: object) -> None:
+    if not callable(func):
+        raise TypeError(f"func must be callable, not {func!r}")
