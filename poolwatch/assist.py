@@ -52,34 +52,59 @@ class Assist:
         self._dispatcher = dispatcher
         self._intake = intake
         self._repair = repair
+        self.foreign = False  # True in a forked child, which inherited the pool
         self._patience = _MOST_PATIENCE
         self._skipped = 0
 
-    def until(self, is_ready: Callable[[], bool], timeout: float | None) -> None:
+    def until(self, is_ready: Callable[[], bool], timeout: float | None) -> float | None:
         """Help until something is ready, for as long as short jobs come in.
 
         Args:
             is_ready: tells whether it is.
             timeout: seconds after which to return in any case; None for no bound.
+
+        Returns:
+            The seconds that are left to wait.
+
+        Raises:
+            RuntimeError: in a forked child, where nothing of the pool moves; or in a signal handler
+                that has interrupted this pool's bookkeeping, which cannot go on meanwhile.
         """
-        dispatcher = self._dispatcher
-        if dispatcher.average > _SHORT_NS or self._bus.listening or dispatcher.entered:
-            return
-        if self._patience <= 0:
-            self._skipped += 1
-            if self._skipped % _IN_VAIN:
-                return
+        if self.foreign:
+            raise RuntimeError("this job belongs to a Pool of the parent process")
+        if timeout != 0 and self._dispatcher.is_held_here():
+            raise RuntimeError(
+                "a signal handler has interrupted the pool's own bookkeeping; it cannot wait here"
+            )
+        if self._dispatcher.average > _SHORT_NS or self._bus.listening or not self._is_patient():
+            return timeout
+        begun = monotonic_ns()
         workers: list[WorkerProcess] = []
         try:
-            with dispatcher.lock:
-                workers = dispatcher.holding()[: _MOST_WORKERS + 1]
-                if len(workers) > _MOST_WORKERS:
-                    return
-                for worker in workers:
-                    worker.fields[ledger.BELL] = 0  # somebody is looking
-            self._look(workers, is_ready, timeout)
-        finally:
-            self._hand_back(workers)
+            self._call_off_the_bells(workers)
+            if workers:
+                self._look(workers, is_ready, timeout)
+                self._hand_back(workers)
+        except BaseException:
+            # A signal handler raised. Nobody is looking any more, and the bells may still be off.
+            self._loop.call_soon(lambda: self._intake.take_rings(workers))
+            raise
+        return None if timeout is None else max(0.0, timeout - (monotonic_ns() - begun) / 1e9)
+
+    def _is_patient(self) -> bool:
+        if self._patience <= 0:
+            self._skipped += 1
+            return self._skipped % _IN_VAIN == 0
+        return True
+
+    def _call_off_the_bells(self, workers: list[WorkerProcess]) -> None:
+        """Somebody is looking: nobody needs to be woken by the workers that are put into a list."""
+        with self._dispatcher.lock:
+            holding = self._dispatcher.holding()
+            if len(holding) <= _MOST_WORKERS:
+                workers += holding
+            for worker in workers:
+                worker.fields[ledger.BELL] = 0
 
     def _look(
         self, workers: list[WorkerProcess], is_ready: Callable[[], bool], timeout: float | None

@@ -386,12 +386,11 @@ class Core:
     @property
     def is_interrupted(self) -> bool:
         """True in a signal handler that has interrupted this pool's own bookkeeping."""
-        lock: Any = self.dispatcher.lock
-        return bool(lock._is_owned())
+        return self.dispatcher.is_held_here()
 
     def abandon(self) -> None:
         """In a forked child: let go of descriptors, touch nothing else."""
-        self.foreign = self.supervisor.orders.foreign = True
+        self.foreign = self.supervisor.orders.foreign = self.supervisor.assist.foreign = True
         closers: list[Callable[[], object]] = [self._launcher.close, self._loop.abandon]
         for worker in self.supervisor.crew.workers.values():
             closers += [worker.hands.abandon, worker.close_pidfd]

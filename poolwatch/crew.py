@@ -439,7 +439,7 @@ class Crew:
         now = self._loop.time()
         return [
             self._info(worker, worker.pid, now)
-            for worker in self.workers.values()
+            for worker in list(self.workers.values())
             if worker.pid is not None and worker.state is not WorkerState.DEAD
         ]
 

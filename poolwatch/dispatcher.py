@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poolwatch.crew import WorkerProcess, WorkerState
 from poolwatch.events import Bus, HookFailed, JobMoved, JobsRecalled, Trouble
@@ -46,7 +46,6 @@ _RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look wheth
 _ANSWER_SECONDS = 1.0  # s that such a worker gets to answer
 _MOST_TOPPED_UP = 32  # workers
 _HELP_EVERY = 32  # submissions between two looks at what has come in
-_CAN_RECALL = kernel.membarrier()
 
 
 class Dispatcher:
@@ -68,6 +67,7 @@ class Dispatcher:
         self._bus = bus
         self._bound = maxtasksperchild
         self._processors = processors
+        self.can_recall = kernel.membarrier()
         self._idle: dict[WorkerProcess, None] = {}
         self._up = 0
         self.entered = False  # a caller's thread is in the middle of its bookkeeping
@@ -79,8 +79,14 @@ class Dispatcher:
         self.average = float(_BUDGET)  # ns of run time; at first, one job at a time
         self.help_along: Callable[[], None]  # set by the supervisor
         self._submitted = 0
+        self._held_up: dict[WorkerProcess, None] = {}  # at a long job, or they do not answer
         self._looking = False  # the recall timer is armed
         self._expecting = False  # the other timer is: a worker has been sent a first job
+
+    def is_held_here(self) -> bool:
+        """Return True when this thread holds the lock, or what a signal handler has interrupted."""
+        lock: Any = self.lock
+        return bool(lock._is_owned())
 
     # -- jobs come in ----------------------------------------------------------------------------
 
@@ -110,7 +116,8 @@ class Dispatcher:
         Then these will have done the new job sooner than another worker could be woken for it.
         Should one of them turn out to be at a long job, see ``_look_for_waiting_jobs``.
         """
-        return self.average > _TINY or self._up - len(self._idle) < self._processors
+        at_work = self._up - len(self._idle) - len(self._held_up)
+        return self.average > _TINY or at_work < self._processors
 
     def _send_at_once(self, job: Job) -> bool:
         if self.entered or self.backlog or self.arrivals or not self._idle or not self.accepting:
@@ -171,6 +178,7 @@ class Dispatcher:
 
     def put_back(self, jobs: list[Job]) -> None:
         """Put jobs at the front of the line, in order. The lock is held."""
+        jobs = [job for job in jobs if not job.state.final]  # the pool may have ended them
         for job in jobs:
             self.move(job, JobState.PENDING)
             job.worker = None
@@ -215,7 +223,7 @@ class Dispatcher:
 
     def _depth(self) -> int:
         """How many jobs a worker may hold, by their average run time."""
-        if not _CAN_RECALL:
+        if not self.can_recall:
             return 1
         chunk = self.backlog[0].chunk
         least = 1 if chunk is None else chunk.ahead
@@ -320,8 +328,10 @@ class Dispatcher:
 
     # -- results come in -------------------------------------------------------------------------
 
-    def took(self, wall: int, count: int) -> None:
-        """Learn from ``count`` jobs that ran ``wall`` nanoseconds together. The lock is held."""
+    def took(self, worker: WorkerProcess, wall: int, count: int) -> None:
+        """Learn from a worker's ``count`` jobs that ran ``wall`` ns together. The lock is held."""
+        if self._held_up:
+            self._held_up.pop(worker, None)
         weight = min(0.5, 0.1 * count)
         self.average += (wall / count - self.average) * weight
 
@@ -343,6 +353,8 @@ class Dispatcher:
             self._up -= 1
         worker.state = state
         self._idle.pop(worker, None)
+        self._held_up.pop(worker, None)
+        self.in_doubt.pop(worker, None)
 
     # -- and back again --------------------------------------------------------------------------
 
@@ -351,7 +363,7 @@ class Dispatcher:
 
         The caller puts the jobs back in line, or ends them.
         """
-        if worker.state is WorkerState.DEAD or not worker.jobs:
+        if worker.state is WorkerState.DEAD or not worker.jobs or not self.can_recall:
             return []
         fields = worker.fields
         fields[ledger.VOID] = worker.sent
@@ -366,6 +378,7 @@ class Dispatcher:
             if not worker.jobs and worker.state is WorkerState.UP:
                 # It was sent something and has not touched it. No more until it answers.
                 worker.unresponsive = True
+                self._held_up[worker] = None
                 self._idle.pop(worker, None)
                 worker.stream.send(frames.pack(frames.PING, b"", worker.sent))
                 worker.asked += 1
@@ -386,6 +399,7 @@ class Dispatcher:
     def answered(self, worker: WorkerProcess) -> None:
         """A worker that had not touched its jobs is there again. The lock is held."""
         worker.unresponsive = False
+        self._held_up.pop(worker, None)
         self.refill(worker)
 
     def _look_soon(self) -> None:
@@ -403,7 +417,9 @@ class Dispatcher:
             worth_waking = self._is_worth_waking()
             for worker in list(self.holding()):
                 is_stuck = self._stuck(worker, now)
-                worth_waking |= is_stuck
+                if is_stuck:
+                    worth_waking = True
+                    self._held_up[worker] = None
                 if worker.sent <= worker.fields[ledger.STARTED]:
                     continue  # it has begun all it was sent
                 if is_stuck:
@@ -427,7 +443,9 @@ class Dispatcher:
                 started = worker.fields[ledger.STARTED]
                 if worker.sent <= started or started in worker.jobs:
                     continue
-                if now - worker.sent_at >= _UNRESPONSIVE:
+                if not self.can_recall and now - worker.sent_at >= _ANSWER_SECONDS * 1e9:
+                    self.on_broken(worker)  # another way to get at its jobs
+                elif self.can_recall and now - worker.sent_at >= _UNRESPONSIVE:
                     self.put_back(self.recall(worker))
                 else:
                     again = True
@@ -444,8 +462,12 @@ class Dispatcher:
         Where there is none in front, the worker has not even looked at its stream. That takes a
         while on a busy machine, so it gets more time than a job in front does.
         """
-        if worker.fields[ledger.STARTED] in worker.jobs:
-            return now - worker.fields[ledger.STARTED_AT] >= _LONG
+        job = worker.jobs.get(worker.fields[ledger.STARTED])
+        if job is not None:
+            # The clock of a chunk is that of its items.
+            is_chunk = job.chunk is not None and job.chunk.flags & frames.CHUNK
+            clock = ledger.CHUNK_AT if is_chunk else ledger.STARTED_AT
+            return bool(now - worker.fields[clock] >= _LONG)
         return now - worker.sent_at >= _UNRESPONSIVE
 
     def move(self, job: Job, state: JobState) -> None:

@@ -159,6 +159,7 @@ class Intake:
                 frame = Frame(kind, flags, serial, first, second, data[start:stop], None)
                 self._take_other(worker, frame)
             position = stop
+        self.current = None
         self._count(worker, results, wall)
         return position
 
@@ -184,7 +185,7 @@ class Intake:
             if not worker.done:
                 self._crew.took_a_job()
             worker.done += results
-            self._dispatcher.took(wall, results)
+            self._dispatcher.took(worker, wall, results)
 
     def _take_other(self, worker: WorkerProcess, frame: Frame) -> None:
         match frame.kind:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from poolwatch.checks import seconds
 from poolwatch.exceptions import TimeoutError
 from poolwatch.job import Outcome
+from poolwatch.latch import Latch
 from poolwatch.pieces import Piece, new_piece
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class MapResult(Generic[T]):
         self._assist = assist
         self._completed = False
         self._aborted: BaseException | None = None
-        self._ready = threading.Event()
+        self._ready = Latch()
         self._lock = threading.RLock()  # for unpickling, which may come back here
         if not length:
             self._complete()
@@ -67,9 +68,11 @@ class MapResult(Generic[T]):
 
     def account(self, start: int, count: int, outcome: Outcome | BaseException) -> None:
         """Take the outcomes of neighbouring items that travelled together."""
+        if not count or self._accounted[start]:
+            return
         self._pieces.append(Piece(start, count, outcome, False))
-        self._missing -= count
         self._accounted[start : start + count] = b"\1" * count
+        self._missing -= count
         if not self._missing:
             self._complete()
 
@@ -90,15 +93,15 @@ class MapResult(Generic[T]):
             self._complete()
 
     def _complete(self) -> None:
-        if self._completed:
-            return
-        self._completed = True
         if self._callback is None and self._error_callback is None:
             self._ready.set()
-        else:
+        elif not self._completed:
             self._deliver(self._call_back)
+            self._completed = True  # when that is interrupted in between, twice
 
     def _call_back(self) -> None:
+        if self._ready.is_set():
+            return
         try:
             error = self._first_error()
             if error is None and self._callback is not None:
@@ -151,9 +154,9 @@ class MapResult(Generic[T]):
     def _wait(self, timeout: float | None) -> bool:
         if timeout is not None:
             timeout = seconds("timeout", timeout, negative=True)
-        if self._assist is not None and not self._ready.is_set():
-            self._assist.until(self._ready.is_set, timeout)
-        return self._ready.wait(timeout)
+        if self._assist is None or self._ready.is_set():
+            return self._ready.wait(timeout)
+        return self._ready.wait(self._assist.until(self._ready.is_set, timeout))
 
     def _await(self, timeout: float | None) -> None:
         if not self._wait(timeout):

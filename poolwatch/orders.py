@@ -65,7 +65,11 @@ class Orders:
         """End the job that the worker with this process id runs; False when it runs none."""
         self.check_owner()
         with self._dispatcher.lock:
-            jobs = [worker.running() for worker in self._crew.workers.values() if worker.pid == pid]
+            jobs = [
+                worker.running()
+                for worker in list(self._crew.workers.values())
+                if worker.pid == pid
+            ]
         return any(job is not None and self.terminate(job, signum) for job in jobs)
 
     def check_owner(self) -> None:

@@ -70,7 +70,7 @@ class ApplyResult(Generic[T]):
             self._access.orders.check_owner()
             if timeout is not None:
                 timeout = seconds("timeout", timeout, negative=True)
-            self._access.assist.until(job.is_ready, timeout)
+            timeout = self._access.assist.until(job.is_ready, timeout)
         return job.wait(timeout)
 
     def ready(self) -> bool:

@@ -126,7 +126,7 @@ class Supervisor:
         self.intake.on_readable(worker)
 
     def _holding(self) -> list[WorkerProcess]:
-        return [worker for worker in self.crew.workers.values() if worker.jobs]
+        return [worker for worker in list(self.crew.workers.values()) if worker.jobs]
 
     def repair(self, job: Job | None) -> None:
         """Put the books in order after a signal handler raised in the middle of a caller's help.
@@ -141,7 +141,7 @@ class Supervisor:
             for worker in workers:
                 self.intake.take_ring(worker)
                 dispatcher.put_back(dispatcher.recall(worker))
-            dispatcher.in_doubt.clear()
+            doubtful, dispatcher.in_doubt = dispatcher.in_doubt, {}
             held = [other for worker in workers for other in worker.jobs.values()]
             dispatcher.take_arrivals()
             waiting = dict.fromkeys(dispatcher.backlog)  # one may be in line twice
@@ -159,7 +159,7 @@ class Supervisor:
             if job is not None and job.chunk is not None:
                 job.chunk.recount()
             for worker in workers:
-                if worker.stream.broken:
+                if worker.stream.broken or (worker in doubtful and not dispatcher.can_recall):
                     self._stream_broken(worker)
                 else:
                     dispatcher.refill(worker)
@@ -295,6 +295,7 @@ class Supervisor:
             return
         other = Job(job.id, job.name, b"", None, job.options, job.keepalive)
         other.chunk = rest
+        other.by_value = job.by_value
         self.dispatcher.unfinished += 1
         self.aside.encode(other)
 
@@ -359,6 +360,10 @@ class Supervisor:
             worker = job.worker
             if job.state.final or worker is None or worker.jobs.get(serial) is not job:
                 return
+            if worker.state is not WorkerState.DEAD:
+                self.intake.take_ring(worker)
+                if worker.jobs.get(serial) is not job:
+                    return
             del worker.jobs[serial]
             self.dispatcher.put_back(self.dispatcher.recall(worker))
             worker.unresponsive = True

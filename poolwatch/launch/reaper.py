@@ -26,6 +26,8 @@ _CHILDREN_BYTES = 1 << 20
 _MESSAGES_AT_ONCE = 16
 _IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE")
 
+_kept: list[object] = []  # what must not be finalized
+
 
 class Reaper(ABC):
     """A single-threaded process that owns children and outlives none of its reasons to exist."""
@@ -163,8 +165,10 @@ class Reaper(ABC):
         """In a forked child: let go of what belongs to this process.
 
         By number, and the objects stay as they are: a child that calls their methods writes to
-        pages of memory that it could go on sharing. They live as long as the process.
+        pages of memory that it could go on sharing. They must live as long as the process: their
+        numbers may belong to somebody else by then.
         """
+        _kept.append(self)
         for fd in self._descriptors:
             os.close(fd)
 

@@ -43,6 +43,7 @@ PHASE = 2  # what the worker is doing, see PHASES
 FINISHED = 3  # serial of the job whose result has been written last
 HEAD = 4  # bytes that have ever been put into the ring
 ITEM = 5  # chunks of a map: index of the item begun last; NO_ITEM before the first
+CHUNK_AT = 7  # when the chunk begun last was begun, monotonic nanoseconds
 RECEIVING = 6  # serial of the job whose frame has come in part
 
 # Written by the supervisor; on a cache line of their own.

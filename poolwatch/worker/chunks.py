@@ -59,6 +59,7 @@ class ChunkRunner:
         self._alarm: kernel.Alarm | None = None  # made when it is needed
         self._in_block = False
         self._largest = 0  # block; 0: not known yet
+        self._block: list[Any] = []  # what is run between two looks at the clock
 
     def run(
         self, func: Callable[..., Any], items: list[Any], star: bool, serial: int, flags: int
@@ -108,7 +109,8 @@ class ChunkRunner:
     def _run_block(self, first: int, block: int) -> None:
         """Run the next items, up to one that raises."""
         call, append, fields, orders = self._call, self._values.append, self._fields, self._orders
-        items = enumerate(self._items[first : first + block], first)
+        self._block = self._items[first : first + block]
+        items = enumerate(self._block, first)
         self._set_alarm(block)
         try:
             orders.begin(self._serial)
@@ -147,12 +149,12 @@ class ChunkRunner:
             self._alarm.set(_ALARM_NS)
 
     def _on_alarm(self, signum: int, frame: FrameType | None) -> None:
-        """Items have turned slow: send what there is, and look again in a while."""
+        """Items have turned slow: send what there is, and end the block after this item."""
         if self._in_block and self._alarm is not None:
             orders = self._orders
             serial, orders.serial = orders.serial, 0  # no order may break out of this
             self._send_outcomes()
-            self._alarm.set(_ALARM_NS)
+            self._block.clear()  # the loop over it finds nothing more
             if serial:
                 orders.begin(serial)
 

@@ -165,6 +165,7 @@ class Worker:
         started = monotonic_ns()
         if flags & frames.CHUNK:
             fields[ledger.ITEM] = ledger.NO_ITEM
+            fields[ledger.CHUNK_AT] = started
         fields[ledger.STARTED_AT] = started
         fields[ledger.PHASE] = ledger.RUNNING
         fields[ledger.STARTED] = serial

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing.process
 import os
+import threading
 from collections.abc import Callable
 from multiprocessing import util
 from typing import NoReturn
@@ -71,6 +72,7 @@ def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid:
     if os.getppid() != parent_pid:
         os._exit(1)
     multiprocessing.process.current_process().name = name
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     if util._afterfork_registry or util._finalizer_registry:  # type: ignore[attr-defined]
         multiprocessing.process.BaseProcess._after_fork()  # type: ignore[attr-defined]
     Worker(setup, ends).serve()
