@@ -1,1 +1,4 @@
-"""Measurements of poolwatch; each module runs by itself: ``python -m benchmarks.recovery``."""
+"""Measurements of poolwatch and of other pools: ``python -m benchmarks``, see README.md.
+
+Some modules run by themselves: ``recovery``, ``idle``, ``endurance``, ``deaths`` and ``guard``.
+"""

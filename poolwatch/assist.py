@@ -110,6 +110,9 @@ class Assist:
     def _take(self, workers: list[WorkerProcess]) -> bool:
         """Take in what the rings hold; False when something is left to the supervisor."""
         dispatcher = self._dispatcher
+        if dispatcher.entered:
+            yield_processor()
+            return True  # somebody is at it
         with dispatcher.lock:
             if dispatcher.entered:
                 return False

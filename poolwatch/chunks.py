@@ -36,9 +36,11 @@ class Part(Protocol):
 
     Attributes:
         flags: of the job's frame.
+        ahead: how many such jobs a worker may hold at least, the one that it runs included.
     """
 
     flags: int
+    ahead: int
 
     def call(self) -> tuple[Any, ...] | None:
         """Return the call to be pickled anew; None when the job's own payload tells it."""
@@ -76,6 +78,7 @@ class Item:
     __slots__ = ("_result", "index")
 
     flags = 0
+    ahead = 1
 
     def __init__(self, result: Accounts, index: int) -> None:
         self._result = result
@@ -117,6 +120,8 @@ class Chunk:
     """
 
     __slots__ = ("_func", "_result", "_star", "flags", "items", "received", "start")
+
+    ahead = 2  # the next chunk is there when one ends; it is taken back should that last
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class PoolOptions:
 
     processes: int
     start_method: str
+    processors: int = field(default_factory=lambda: usable_cpus())
     name: str = "poolwatch"
     maxtasksperchild: int | None = None
     timeout: float | None = None

@@ -138,16 +138,25 @@ class Core:
 
     def _submit(self, job: Job) -> None:
         try:
-            with self.dispatcher.lock:
-                is_open = self._refusal is None and not self.foreign
-                if is_open:
-                    self.dispatcher.submit(job)
+            self.dispatcher.submit(job)
         except BaseException:
             # A signal handler raised (Ctrl-C) in the middle of the bookkeeping.
             self._call_soon(lambda: self.supervisor.repair(job))
             raise
-        if not is_open:
-            self.check_open()
+        if self._refusal is not None or self.foreign:
+            self._withdraw(job)
+
+    def _withdraw(self, job: Job) -> None:
+        """The pool has ended meanwhile: refuse the job, unless it has been taken or ended."""
+        self.check_owner()
+        dispatcher = self.dispatcher
+        with dispatcher.lock:
+            dispatcher.take_arrivals()
+            if dispatcher.accepting or job.state.final or job not in dispatcher.backlog:
+                return
+            dispatcher.backlog.remove(job)
+            dispatcher.unfinished -= 1
+        self.check_open()
 
     def submit_part(
         self, name: str, call: Call, part: Part, options: JobOptions, keepalive: object
@@ -211,6 +220,7 @@ class Core:
             self._launcher.wait(_STOP_SECONDS)
             with self.dispatcher.lock:
                 self._refusal = self._refusal or ValueError("Pool not running")
+                self.dispatcher.accepting = False
                 for worker in list(self.supervisor.crew.workers.values()):
                     worker.jobs.clear()
                     self.dispatcher.remove(worker, WorkerState.DEAD)
@@ -244,8 +254,10 @@ class Core:
     def _leave_if_drained(self) -> None:
         crew = self.supervisor.crew
         with self.dispatcher.lock:
+            self.dispatcher.take_arrivals()
             if self._terminating or not self._closed or self.dispatcher.unfinished:
                 return
+            self.dispatcher.accepting = False
             crew.stop_hiring()
             if not self._dismissed:
                 self._dismissed = True
@@ -298,6 +310,8 @@ class Core:
             if isinstance(error, PoolBroken):
                 self._refusal = error
             self._closed = True
+            dispatcher.accepting = False
+            dispatcher.take_arrivals()
             jobs = [*dispatcher.backlog, *supervisor.aside.jobs]
             for worker in supervisor.crew.workers.values():
                 jobs.extend(worker.jobs.values())

@@ -35,6 +35,7 @@ _REPORT_SECONDS = 5.0  # a zygote that has not reported a death after that hangs
 _LEAVE_SECONDS = 3.0  # a worker that was told to leave is killed after that
 _FIRST_PAUSE = 0.02  # seconds until the next attempt when no process can be made; doubled each time
 _LONGEST_PAUSE = 1.0
+_LOOK_NS = 50_000  # how long a worker looks for its next job, where it has a processor of its own
 
 
 class WorkerState(enum.Enum):
@@ -279,6 +280,8 @@ class Crew:
             return
         self._started += 1
         worker = WorkerProcess(token, name, hands, now)
+        if self.target <= self._options.processors:
+            worker.fields[ledger.LOOK_NS] = _LOOK_NS
         self.workers[token] = worker
         self._loop.watch(worker.stream, lambda: self._on_readable(worker))
         worker.boot_timer = self._loop.call_later(

@@ -10,7 +10,9 @@ a worker is idle and another holds jobs that it has not begun, a timer looks at 
 *recalls* them. The timer exists only then: an idle pool sleeps.
 
 One lock guards the backlog, the workers' jobs and the jobs' states. It is held for bookkeeping and
-for writes that do not block, never while the user's code runs.
+for writes that do not block, never while the user's code runs. A submission takes it only when a
+worker is idle: otherwise the job is put among the *arrivals*, which needs none, and whoever holds
+the lock next puts it in line. So threads that submit at the same time do not queue up for the lock.
 """
 
 from __future__ import annotations
@@ -37,10 +39,12 @@ _BUDGET = 1_000_000  # ns of work that a worker may hold beyond the job it runs
 _OVERHEAD = 8_000  # ns that a job costs in a worker beyond its run time
 _MOST_AHEAD = 128  # frames of jobs that a worker may hold
 _RECALL_AFTER = 0.004  # s between a worker falling idle and a look at what the others hold
+_TINY = 50_000  # ns of average run time below which waking a worker costs more than a job
 _LONG = 3_000_000  # ns after which the job in front counts as long
 _UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
 _RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
 _ANSWER_SECONDS = 1.0  # s that such a worker gets to answer
+_MOST_TOPPED_UP = 32  # workers
 _HELP_EVERY = 32  # submissions between two looks at what has come in
 _CAN_RECALL = kernel.membarrier()
 
@@ -48,10 +52,14 @@ _CAN_RECALL = kernel.membarrier()
 class Dispatcher:
     """The backlog, the idle workers, and what each worker holds."""
 
-    def __init__(self, loop: EventLoop, bus: Bus, maxtasksperchild: int | None) -> None:
+    def __init__(
+        self, loop: EventLoop, bus: Bus, maxtasksperchild: int | None, processors: int
+    ) -> None:
         # Reentrant: a signal handler in the caller's thread may use the pool too.
         self.lock = threading.RLock()
+        self.arrivals: deque[Job] = deque()  # not yet in line; may be added to without the lock
         self.backlog: deque[Job] = deque()
+        self.accepting = True  # jobs will still be run
         self.unfinished = 0
         self.arm_deadlines: Callable[[Job], None]  # set by the supervisor
         self.end_with_error: Callable[[Job, JobState, BaseException], None]  # likewise
@@ -59,6 +67,7 @@ class Dispatcher:
         self._loop = loop
         self._bus = bus
         self._bound = maxtasksperchild
+        self._processors = processors
         self._idle: dict[WorkerProcess, None] = {}
         self._up = 0
         self.entered = False  # a caller's thread is in the middle of its bookkeeping
@@ -71,24 +80,71 @@ class Dispatcher:
     # -- jobs come in ----------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
-        """Send a new job to an idle worker, or put it in line. The lock is held. Any thread."""
-        self.unfinished += 1
-        if self.entered:
-            # A signal handler that has interrupted another submission in the same thread.
-            self.backlog.append(job)
-            self._loop.call_soon(self._refill_idle_soon)
-            return
+        """Send a new job to an idle worker, or put it in line. Any thread; needs no lock.
+
+        Whoever calls a worker idle looks at the arrivals afterwards, and the other way round here,
+        so that one of the two sees the other.
+        """
+        if self._idle and not self.backlog and not self.entered and self._is_worth_waking():
+            with self.lock:
+                if self._send_at_once(job):
+                    return
+        self.arrivals.append(job)
+        if self._idle and self._is_worth_waking():
+            self._call_for(self.refill_idle)
+        else:
+            if self._idle and not self._looking:
+                self._look_soon()
+            self._submitted += 1  # a rhythm, which need not be exact
+            if not self._submitted % _HELP_EVERY and not self.entered:
+                self._call_for(self.help_along)
+
+    def _is_worth_waking(self) -> bool:
+        """Return False when jobs are tiny and the processors are busy with some workers already.
+
+        Then these will have done the new job sooner than another worker could be woken for it.
+        Should one of them turn out to be at a long job, see ``_look_for_waiting_jobs``.
+        """
+        return self.average > _TINY or self._up - len(self._idle) < self._processors
+
+    def _send_at_once(self, job: Job) -> bool:
+        if self.entered or self.backlog or self.arrivals or not self._idle or not self.accepting:
+            return False
         self.entered = True
         try:
-            if self._idle and not self.backlog:
-                self._send_first(job)
-            else:
-                self.backlog.append(job)
-                self._submitted += 1
-                if not self._submitted % _HELP_EVERY:
-                    self.help_along()
+            self.unfinished += 1
+            self._send_first(job)
         finally:
             self.entered = False
+        return True
+
+    def _call_for(self, help_out: Callable[[], None]) -> None:
+        """Call something with the lock held, unless that interrupts what is under way."""
+        with self.lock:
+            if self.entered:  # by this very thread: a signal handler has interrupted it
+                self._loop.call_soon(self._refill_idle_soon)
+                return
+            self.entered = True
+            try:
+                help_out()
+            finally:
+                self.entered = False
+
+    def take_arrivals(self) -> None:
+        """Put new jobs in line. The lock is held."""
+        arrivals, backlog = self.arrivals, self.backlog
+        for _ in range(len(arrivals)):
+            backlog.append(arrivals[0])
+            self.unfinished += 1
+            arrivals.popleft()
+
+    def top_up(self) -> None:
+        """Send ahead what workers may hold beyond what they run; after many submissions."""
+        self._call_for(self._top_up)
+
+    def _top_up(self) -> None:
+        for worker in self.holding()[:_MOST_TOPPED_UP]:
+            self.refill(worker)
 
     def _refill_idle_soon(self) -> None:
         with self.lock:
@@ -116,23 +172,30 @@ class Dispatcher:
         """Send a worker what it may hold, or note that it is idle. The lock is held."""
         if worker.state is not WorkerState.UP or worker.unresponsive:
             return
-        held = len(worker.jobs)
-        if self.backlog:
-            depth = self._depth()
-            if held == 0 or held <= depth // 2:
-                self._send_share(worker, depth - held)
-                held = len(worker.jobs)
-        if held == 0 and not self._quota_used_up(worker):
+        while True:
+            if self.arrivals:
+                self.take_arrivals()
+            held = len(worker.jobs)
+            if self.backlog:
+                depth = self._depth()
+                if held == 0 or held <= depth // 2:
+                    self._send_share(worker, depth - held)
+                    held = len(worker.jobs)
+            if held or self._quota_used_up(worker):
+                return
             self._idle[worker] = None
-            if self.unfinished and not self._looking:
-                self._look_soon()
+            if not self.arrivals:
+                break
+            del self._idle[worker]  # somebody may have come by who did not see it idle
+        if self.unfinished and not self._looking:
+            self._look_soon()
 
     def _quota_used_up(self, worker: WorkerProcess) -> bool:
         return self._bound is not None and worker.done + len(worker.jobs) >= self._bound
 
     def refill_idle(self) -> None:
         """Give waiting jobs to idle workers. The lock is held."""
-        while self._idle and self.backlog:
+        while self._idle and (self.backlog or self.arrivals):
             worker, _ = self._idle.popitem()
             self.refill(worker)
 
@@ -140,11 +203,14 @@ class Dispatcher:
         """How many jobs a worker may hold, by their average run time."""
         if not _CAN_RECALL:
             return 1
-        return max(1, min(_MOST_AHEAD, int(_BUDGET / (self.average + _OVERHEAD))))
+        chunk = self.backlog[0].chunk
+        least = 1 if chunk is None else chunk.ahead
+        return max(least, min(_MOST_AHEAD, int(_BUDGET / (self.average + _OVERHEAD))))
 
     def _send_share(self, worker: WorkerProcess, room: int) -> None:
         """Send from the backlog, but no more than the worker's share of a short one."""
-        share = -(-len(self.backlog) // max(1, self._up))
+        lanes = self._up if self.average > _TINY else min(self._up, self._processors)
+        share = -(-len(self.backlog) // max(1, lanes))
         count = max(1, min(room, share))
         if self._bound is not None:
             count = min(count, self._bound - worker.done - len(worker.jobs))
@@ -308,14 +374,20 @@ class Dispatcher:
                 return
             now = int(self._loop.time() * 1e9)
             waiting = False
+            worth_waking = self._is_worth_waking()
             for worker in list(self.holding()):
+                is_stuck = self._stuck(worker, now)
+                worth_waking |= is_stuck
                 if worker.sent <= worker.fields[ledger.STARTED]:
                     continue  # it has begun all it was sent
-                if not self._stuck(worker, now):
+                if is_stuck:
+                    self.put_back(self.recall(worker))
+                else:
                     waiting = True
-                    continue
-                self.put_back(self.recall(worker))
-            self.refill_idle()
+            if worth_waking:
+                self.refill_idle()
+            else:
+                waiting |= bool(self.backlog or self.arrivals)
             if waiting and self._idle and not self._looking:
                 self._look_soon()
 

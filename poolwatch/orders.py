@@ -41,6 +41,7 @@ class Orders:
         """End a job, which then reads as cancelled; return False when it has ended already."""
         self.check_owner()
         with self._dispatcher.lock:
+            self._dispatcher.take_arrivals()
             if job.state.final:
                 return job.state is JobState.CANCELLED
             job.cancelled = True
@@ -50,6 +51,7 @@ class Orders:
         """End a job; return False when it has ended already."""
         self.check_owner()
         with self._dispatcher.lock:
+            self._dispatcher.take_arrivals()
             if job.state.final:
                 return False
             job.terminated = True

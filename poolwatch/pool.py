@@ -305,6 +305,7 @@ class Pool:
             for start in range(0, len(items), size):
                 part = items[start : start + size]
                 self._submit_chunk(Chunk(result, start, func, part, False, limited), func)
+        core.dispatcher.top_up()
         return result
 
     def _submit_items(

@@ -16,6 +16,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from poolwatch.transport import calls, codec
+from poolwatch.transport.codec import PLAIN
 
 _MAIN = b"__main__"
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
@@ -28,6 +29,16 @@ class Call(NamedTuple):
     head: bytes
     payload: codec.Payload
     by_value: bool
+
+
+class _Known(NamedTuple):
+    """A function that is up to date, how it is found, and its pickle."""
+
+    ref: Callable[[], object]
+    names: dict[str, Any]
+    name: str
+    head: bytes
+    in_main: bool
 
 
 _new_call = tuple.__new__  # Call(...) takes twice as long
@@ -50,11 +61,8 @@ class Snapshot:
             for name, module in list(sys.modules.items())
             if isinstance(module, ModuleType)
         }
-        # The function asked about last, known to be up to date, and how it is found and pickled.
-        self._last: Callable[[], object] = lambda: None
-        self._last_names: dict[str, Any] = {}
-        self._last_name = ""
-        self._last_head = b""
+        # The function asked about last. One value, for several threads read and replace it.
+        self._last = _Known(lambda: None, {}, "", b"", False)
 
     def encode(self, func: Any, args: tuple[Any, ...], kwds: dict[str, Any]) -> Call:
         """Pickle a call.
@@ -67,14 +75,20 @@ class Snapshot:
         Raises:
             Exception: whatever pickling raised.
         """
-        head = self.head_of(func)
+        head, in_main = self._head_of(func)
+        is_plain = not kwds
         for arg in args:
-            if isinstance(arg, _CODE) and self._is_stale(arg):
-                head = b""
+            if type(arg) not in PLAIN:
+                is_plain = False
+                if isinstance(arg, _CODE) and self._is_stale(arg):
+                    head = b""
         if head:
-            payload = calls.encode_arguments(args, kwds)
             # An argument may be of a class that was defined again, or a function may call one.
-            names_main = _MAIN in head or (type(payload) is bytes and _MAIN in payload)
+            if is_plain:
+                payload, names_main = calls.encode_plain(args), in_main
+            else:
+                payload = calls.encode_arguments(args, kwds)
+                names_main = in_main or (type(payload) is bytes and _MAIN in payload)
             if not names_main or not self._main_has_changed():
                 return _new_call(Call, (head, payload, False))
         elif not self._is_stale(func) and not any(
@@ -100,22 +114,24 @@ class Snapshot:
                 return Call(b"", payload, False)
         return Call(b"", codec.encode_by_value(call, *codec.modules_of(func)), True)
 
-    def head_of(self, func: Any) -> bytes:
-        """Return a function's own pickle; empty when it must travel in one with its arguments."""
-        if func is self._last() and self._last_names.get(self._last_name) is func:
-            return self._last_head
-        home = (
-            calls.home_of(func) if isinstance(func, (FunctionType, BuiltinFunctionType)) else None
-        )
+    def _head_of(self, func: Any) -> tuple[bytes, bool]:
+        """Return a function's own pickle, and whether it is one of ``__main__``.
+
+        The pickle is empty when the function must travel in one with its arguments.
+        """
+        ref, names, name, head, in_main = self._last
+        if func is ref() and names.get(name) is func:
+            return head, in_main
+        home = calls.home_of(func) if isinstance(func, _FUNCTIONS) else None
         if home is None or self._is_stale(func):
-            return b""
-        head = codec.encode(func)
-        if not isinstance(head, bytes):
-            return b""
-        self._last = lambda: None  # while the rest is changed
-        self._last_head, self._last_names, self._last_name = head, home[1], home[2]
-        self._last = weakref.ref(func)  # weak: it may hold whatever it closes over
-        return head
+            return b"", False
+        payload = codec.encode(func)
+        if not isinstance(payload, bytes):
+            return b"", False
+        in_main = _MAIN in payload
+        # Weak: it may hold whatever it closes over.
+        self._last = _Known(weakref.ref(func), home[1], home[2], payload, in_main)
+        return payload, in_main
 
     def _is_stale(self, value: Any) -> bool:
         if isinstance(value, functools.partial):

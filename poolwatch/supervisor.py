@@ -6,16 +6,20 @@
     +-------------------+            +----------------------------------------------+
     | Pool.apply_async  |            |  epoll: streams, zygote's channel, deadlines |
     |  pickle, submit --+--+         |                                              |
-    | ApplyResult.get   |  |         |  on_readable(worker) -> results -> refill    |
-    |  unpickle         |  |         |  reports -> _join_exited_workers()           |
-    +-------------------+  |         +---^--------------------^---------------------+
-              writes a frame or          | results, one       | started, exited
-              puts the job in line       | frame each         | (pid, exit code)
-                           |         +---+------+  fork   +---+----+  fork  +----------+
-                           +-------->|  worker  |<--------| zygote |<-------| guardian |
-                             jobs    +----------+         +--------+        +----------+
-                                      private stream and row each
+    | ApplyResult.get --+--|--+      |  on_readable(worker) -> results -> refill    |
+    |  unpickle         |  |  |      |  reports -> _join_exited_workers()           |
+    +-------------------+  |  |      +---^--------------------^---------------------+
+       writes a frame, or  |  |  takes   | results: in the    | started, exited
+       puts the job in     |  |  some    | ring, or a frame   | (pid, exit code)
+       line                |  | results  | of the stream      |
+                           |  | itself   |                    |
+                           |  |      +---+------+  fork   +---+----+  fork  +----------+
+                           +--|----->|  worker  |<--------| zygote |<-------| guardian |
+                             jobs <--|          |         +--------+        +----------+
+                                     +----------+
+                              private stream, row and ring each
 
+    A caller that waits for a short job, or submits very many, helps (``assist``).
     delivery thread: callbacks, hooks, listeners, log lines; the only one that runs users' code
 
 What happens on a death, under the names that a reader of billiard knows::
@@ -30,9 +34,9 @@ What happens on a death, under the names that a reader of billiard knows::
                                       Retry(after) -> back in line, attempt counted
       replace the worker
 
-No waiting is needed to be sure. Everything a worker wrote before it died is in its own stream and
-is read before its jobs are judged; whether it had begun one is in its own row. Billiard has to
-guess both, which is what its ``lost_worker_timeout`` is for.
+No waiting is needed to be sure. Everything a worker wrote before it died is in its own ring and
+stream and is read before its jobs are judged; whether it had begun one is in its own row. Billiard
+has to guess both, which is what its ``lost_worker_timeout`` is for.
 """
 
 from __future__ import annotations
@@ -95,7 +99,9 @@ class Supervisor:
         self.options = options
         self.bus = bus = Bus(options.name, delivery)
         self.hooks = hooks = Hooks(options, delivery, encoder, bus)
-        self.dispatcher = dispatcher = Dispatcher(loop, bus, options.maxtasksperchild)
+        self.dispatcher = dispatcher = Dispatcher(
+            loop, bus, options.maxtasksperchild, options.processors
+        )
         self.crew = crew = Crew(options, loop, launcher, bus, self._on_readable, on_broken)
         self.limits = Limits(loop, bus, dispatcher, crew, hooks, self._expect_death)
         self.endings = endings = Endings(dispatcher, self.limits, hooks, on_drained)
@@ -135,6 +141,7 @@ class Supervisor:
                 self.intake.take_ring(worker)
                 dispatcher.put_back(dispatcher.recall(worker))
             held = [other for worker in workers for other in worker.jobs.values()]
+            dispatcher.take_arrivals()
             waiting = dict.fromkeys(dispatcher.backlog)  # one may be in line twice
             dispatcher.backlog = deque(other for other in waiting if other not in held)
             for other in dispatcher.backlog:

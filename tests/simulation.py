@@ -424,7 +424,8 @@ class World:
     def run_out(self, rounds: int = 3000) -> None:
         """Let everybody do their work until nothing is unfinished."""
         for _ in range(rounds):
-            if not self.supervisor.dispatcher.unfinished:
+            dispatcher = self.supervisor.dispatcher
+            if not dispatcher.unfinished and not dispatcher.arrivals:
                 break
             self.pass_time(0.05)
             self.make_worker()

@@ -133,11 +133,12 @@ class Schedule:
     def check_books(self) -> None:
         """The count of unfinished jobs is right, and each of them is somewhere."""
         supervisor = self.world.supervisor
-        places = [*supervisor.dispatcher.backlog, *supervisor.aside.jobs]
+        dispatcher = supervisor.dispatcher
+        places = [*dispatcher.arrivals, *dispatcher.backlog, *supervisor.aside.jobs]
         for worker in supervisor.crew.workers.values():
             places.extend(worker.jobs.values())
         unfinished = [job for job in self.world.jobs if not job.state.final]
-        assert supervisor.dispatcher.unfinished == len(unfinished)
+        assert dispatcher.unfinished + len(dispatcher.arrivals) == len(unfinished)
         for job in unfinished:
             assert places.count(job) == 1, (job, places)
 

@@ -6,6 +6,7 @@ with the message they belong to.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import pickle
@@ -13,8 +14,10 @@ import socket
 from collections import deque
 from dataclasses import dataclass
 
+from poolwatch.transport.frames import read_ancillary
+
 _MESSAGE_BYTES = 64 * 1024
-_MAX_FDS = 8
+_ANCILLARY_BYTES = socket.CMSG_SPACE(8 * array.array("i").itemsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +195,11 @@ class Channel:
             BlockingIOError: nothing to read.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self.sock, _MESSAGE_BYTES, _MAX_FDS, flags)
+            # Not socket.recv_fds, which takes flags and drops them.
+            data, ancillary, _, _ = self.sock.recvmsg(_MESSAGE_BYTES, _ANCILLARY_BYTES, flags)
         except ConnectionError:
             return None
+        fds = read_ancillary(ancillary)
         if not data:
             _close_all(fds)
             return None

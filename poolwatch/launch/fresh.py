@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from poolwatch.launch.zygote import Guardian, Nursery, run_helper
 from poolwatch.transport import codec, frames
 from poolwatch.worker.main import WorkerEnds, WorkerSetup
-from poolwatch.worker.process import become_worker
+from poolwatch.worker.process import run_bootstrapped, serve_as_worker
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -67,7 +67,7 @@ def guardian_main(setup_fd: int, guardian_fd: int, zygote_fd: int) -> NoReturn:
         nursery.setup = _load_setup(preparation, rest)
     else:
         kept = [setup_fd, preparation.tracker_fd, *preparation.inherited]
-        nursery.exec_worker = lambda ends, name: _exec_worker(ends, name, setup_fd, kept)
+        nursery.exec_worker = lambda fds, name: _exec_worker(fds, name, setup_fd, kept)
     run_helper(
         Guardian,
         socket.socket(fileno=guardian_fd),
@@ -76,9 +76,8 @@ def guardian_main(setup_fd: int, guardian_fd: int, zygote_fd: int) -> NoReturn:
     )
 
 
-def _exec_worker(ends: WorkerEnds, name: str, setup_fd: int, kept: list[int]) -> NoReturn:
+def _exec_worker(own: list[int], name: str, setup_fd: int, kept: list[int]) -> NoReturn:
     parent_pid = os.getppid()
-    own = [ends.sock.fileno(), ends.ledger_fd, ends.crash_fd, ends.stack_fd]
     for fd in (*own, *kept):
         os.set_inheritable(fd, True)
     number = int(name.rpartition("-")[2])
@@ -107,7 +106,8 @@ def worker_main(
         failure = codec.encode_failure(error)
         ends.sock.sendall(frames.pack(frames.BOOT_FAILED, failure, 0))
         os._exit(1)
-    become_worker(setup, ends, f"{preparation.data['name']}-{number}", parent_pid)
+    name = f"{preparation.data['name']}-{number}"
+    run_bootstrapped(name, lambda: serve_as_worker(setup, ends, name, parent_pid))
 
 
 def _read_setup(setup_fd: int) -> tuple[Preparation, io.BytesIO]:

@@ -41,6 +41,10 @@ class Reaper(ABC):
         self._children_fd = self._open_children()
         # Where there is epoll: poll fails when it is given more than RLIMIT_NOFILE descriptors.
         self._poller = select.epoll() if hasattr(select, "epoll") else select.poll()
+        self._descriptors = [channel.fileno(), self._wake_read, self._wake_write]
+        self._descriptors += [fd for fd in (self._owner_pidfd, self._children_fd) if fd is not None]
+        if isinstance(self._poller, select.epoll):
+            self._descriptors.append(self._poller.fileno())
 
     @abstractmethod
     def handle(self, message: Message, fds: list[int]) -> None:
@@ -72,18 +76,25 @@ class Reaper(ABC):
 
     def _take_messages(self) -> None:
         """Act on the messages that are there, as many as can be had without waiting."""
-        for _ in range(_MESSAGES_AT_ONCE):
+        messages: list[tuple[Message, list[int]]] = []
+        ended = False
+        while len(messages) < _MESSAGES_AT_ONCE and not ended:
             try:
                 received = self.channel.receive(socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             if received is None:
-                self.shut_down()
-            self.handle(*received)
-        self.report()
+                ended = True
+            else:
+                messages.append(received)
+        self.handle_all(messages)
+        if ended:
+            self.shut_down()
 
-    def report(self) -> None:
-        """Tell the parent what the messages have led to, where that can wait until here."""
+    def handle_all(self, messages: list[tuple[Message, list[int]]]) -> None:
+        """Act on messages of the parent, in order."""
+        for message, fds in messages:
+            self.handle(message, fds)
 
     def children(self) -> list[int]:
         """Return the pids of this (single-threaded) process's children, zombies included."""
@@ -149,15 +160,13 @@ class Reaper(ABC):
                 os.waitpid(pid, os.WNOHANG)
 
     def close_descriptors(self) -> None:
-        """In a forked child: let go of what belongs to this process."""
-        self.channel.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
-        for fd in (self._owner_pidfd, self._children_fd):
-            if fd is not None:
-                os.close(fd)
-        if isinstance(self._poller, select.epoll):
-            self._poller.close()
+        """In a forked child: let go of what belongs to this process.
+
+        By number, and the objects stay as they are: a child that calls their methods writes to
+        pages of memory that it could go on sharing. They live as long as the process.
+        """
+        for fd in self._descriptors:
+            os.close(fd)
 
     def shut_down(self) -> NoReturn:
         """Kill everything that is left, reap it, exit."""

@@ -6,6 +6,7 @@ Both are forks of the same moment: the pool's snapshot. They do nothing between 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import socket
@@ -18,14 +19,18 @@ from poolwatch.launch.control import Channel, Message
 from poolwatch.launch.reaper import Reaper, wait_for_exit
 from poolwatch.transport import kernel
 from poolwatch.worker.main import WorkerEnds, WorkerSetup
-from poolwatch.worker.process import become_worker
+from poolwatch.worker.process import run_bootstrapped, serve_as_worker
 
 _ZYGOTE_SECONDS = 0.3  # how long the guardian waits for the zygote's own cleaning up
 _WORKER_FDS = 4
 _RSS_UNIT = 1024 if kernel.LINUX else 1  # ru_maxrss is in KiB on Linux and in bytes on macOS
 
-Exec = Callable[[WorkerEnds, str], NoReturn]
-"""Replaces a freshly forked process by a fresh interpreter that becomes the worker."""
+
+Exec = Callable[[list[int], str], NoReturn]
+"""Replaces a freshly forked process by a fresh interpreter that becomes the worker.
+
+Its arguments are the worker's descriptors and its name.
+"""
 
 
 @dataclass(slots=True)
@@ -50,14 +55,11 @@ class Zygote(Reaper):
         super().__init__(channel, nursery.owner_pid)
         self._nursery = nursery
         self._tokens: dict[int, int] = {}  # worker's pid -> token
-        self._started: list[tuple[int, int]] = []  # token and pid of workers not yet told of
         self._left: dict[int, set[int]] = {}  # token -> orphans of a worker that left in peace
 
     def handle(self, message: Message, fds: list[int]) -> None:
         """Act on one message of the parent."""
         match message:
-            case control.StartWorker():
-                self._start_worker(message, fds)
             case control.SignalWorker(token, signum):
                 for pid in [pid for pid, known in self._tokens.items() if known == token]:
                     os.kill(pid, signum)
@@ -71,43 +73,66 @@ class Zygote(Reaper):
             case _:
                 self.shut_down()
 
-    def _start_worker(self, order: control.StartWorker, fds: list[int]) -> None:
-        parent_pid = os.getpid()
-        try:
-            if len(fds) != _WORKER_FDS:
-                raise OSError(errno.EMFILE, "the worker's descriptors did not fit our table")
-            pid = os.fork()
-        except OSError as error:
-            for fd in fds:
-                os.close(fd)
-            self.channel.send(control.StartFailed(order.token, error.errno or 0))
-            return
-        if pid == 0:
-            sock_fd, ledger_fd, crash_fd, stack_fd = fds
-            self.close_descriptors()
-            ends = WorkerEnds(socket.socket(fileno=sock_fd), ledger_fd, crash_fd, stack_fd)
-            if self._nursery.exec_worker is not None:
-                self._nursery.exec_worker(ends, order.name)
-            become_worker(self._nursery.setup, ends, order.name, parent_pid)
-        for fd in fds:
-            os.close(fd)
-        self._tokens[pid] = order.token
-        self.spared.add(pid)
-        self._started.append((order.token, pid))
+    def handle_all(self, messages: list[tuple[Message, list[int]]]) -> None:
+        """Act on messages; workers that are asked for at the same time are forked together.
 
-    def report(self) -> None:
-        """Tell of the workers that were made.
-
-        Not between two forks: every page of memory that this process writes to in between is one
-        that those two workers no longer share.
+        Nothing is done between two of those forks: every page of memory that this process writes
+        to in between is one that those two workers no longer share.
         """
-        started, self._started = self._started, []
-        for token, pid in started:
-            pidfd = kernel.open_pidfd(pid)
-            fds = [] if pidfd is None else [pidfd]
-            self.channel.send(control.WorkerStarted(token, pid), fds)
-            if pidfd is not None:
-                os.close(pidfd)
+        orders: list[tuple[control.StartWorker, list[int]]] = []
+        for message, fds in messages:
+            if isinstance(message, control.StartWorker):
+                orders.append((message, fds))
+            else:
+                self._start_workers(orders)
+                orders = []
+                self.handle(message, fds)
+        self._start_workers(orders)
+
+    def _start_workers(self, orders: list[tuple[control.StartWorker, list[int]]]) -> None:
+        parent_pid = os.getpid()
+        everything = [fd for _, fds in orders for fd in fds]
+        made: list[int | OSError] = []
+        for order, fds in orders:
+            try:
+                if len(fds) != _WORKER_FDS:
+                    raise OSError(errno.EMFILE, "the worker's descriptors did not fit our table")
+                pid = os.fork()
+            except OSError as error:
+                made.append(error)
+                continue
+            if pid == 0:
+                self._be_worker(order.name, fds, everything, parent_pid)
+            made.append(pid)
+        for fd in everything:
+            os.close(fd)
+        for (order, _), result in zip(orders, made, strict=True):
+            self._report(order.token, result)
+
+    def _be_worker(
+        self, name: str, fds: list[int], everything: list[int], parent_pid: int
+    ) -> NoReturn:
+        self.close_descriptors()
+        for fd in everything:
+            if fd not in fds:
+                os.close(fd)
+        if self._nursery.exec_worker is not None:
+            self._nursery.exec_worker(fds, name)
+        sock_fd, ledger_fd, crash_fd, stack_fd = fds
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, sock_fd)
+        ends = WorkerEnds(sock, ledger_fd, crash_fd, stack_fd)
+        serve_as_worker(self._nursery.setup, ends, name, parent_pid)
+
+    def _report(self, token: int, made: int | OSError) -> None:
+        if isinstance(made, OSError):
+            self.channel.send(control.StartFailed(token, made.errno or 0))
+            return
+        self._tokens[made] = token
+        self.spared.add(made)
+        pidfd = kernel.open_pidfd(made)
+        self.channel.send(control.WorkerStarted(token, made), [] if pidfd is None else [pidfd])
+        if pidfd is not None:
+            os.close(pidfd)
 
     def child_exited(self, pid: int) -> bool:
         """Sweep up after a worker, reap it, report it."""
@@ -244,14 +269,24 @@ def run_helper(
         nursery: from what workers are made.
         zygote_sock: for a guardian, the channel of the zygote that it forks at once.
     """
-    code = 1
-    try:
+
+    def serve() -> NoReturn:
         signal.set_wakeup_fd(-1)
+        gc.freeze()  # a collection in a worker must not write to what it shares with the others
+        pid = os.getpid()
         helper = role(Channel(sock), nursery)
         if zygote_sock is not None and isinstance(helper, Guardian):
             helper.start_zygote(zygote_sock)
-        helper.serve()
-    except ConnectionError:
-        code = 0  # the parent is gone, in the middle of a report
+        try:
+            helper.serve()
+        except ConnectionError:
+            if os.getpid() != pid:
+                raise  # not ours: out of a worker that was forked in there
+            os._exit(0)  # the parent is gone, in the middle of a report
+
+    if role is Zygote:
+        run_bootstrapped("poolwatch-zygote", serve)
+    try:
+        serve()
     finally:
-        os._exit(code)
+        os._exit(1)

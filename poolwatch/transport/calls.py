@@ -14,11 +14,19 @@ from types import ModuleType
 from typing import Any
 
 from poolwatch.transport import bulk, codec
-from poolwatch.transport.codec import PLAIN, PROTOCOL, Payload
+from poolwatch.transport.codec import PROTOCOL, Payload
 
 _NO_ARGUMENTS = pickle.dumps((), PROTOCOL)
 _NO_NAMES: dict[str, Any] = {}
 _MOST_FUNCTIONS = 256  # that are remembered
+
+
+def encode_plain(args: tuple[Any, ...]) -> Payload:
+    """Pickle arguments that are all of the types in ``codec.PLAIN``."""
+    if not args:
+        return _NO_ARGUMENTS
+    data = pickle.dumps(args, PROTOCOL)
+    return data if len(data) < bulk.THRESHOLD else codec.encode(args)
 
 
 def encode_arguments(args: tuple[Any, ...], kwds: dict[str, Any]) -> Payload:
@@ -27,15 +35,7 @@ def encode_arguments(args: tuple[Any, ...], kwds: dict[str, Any]) -> Payload:
     Raises:
         Exception: whatever pickling them raised.
     """
-    if kwds:
-        return codec.encode([args, kwds])
-    if not args:
-        return _NO_ARGUMENTS
-    for arg in args:
-        if type(arg) not in PLAIN:
-            return codec.encode(args)
-    data = pickle.dumps(args, PROTOCOL)
-    return data if len(data) < bulk.THRESHOLD else codec.encode(args)
+    return codec.encode([args, kwds] if kwds else args)
 
 
 def home_of(func: Any) -> tuple[ModuleType, dict[str, Any], str] | None:

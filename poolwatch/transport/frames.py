@@ -41,6 +41,7 @@ BULK = 2  # the payload is a table; the bytes are in the frame's descriptor
 BY_VALUE = 4  # job: already sent by value, NOT_FOUND would not help
 CHUNK = 8  # job: the payload is a function and a list of items, see worker.chunks
 LIMITED = 16  # chunk: time limits hold for each item
+PROMPT = 32  # chunk: somebody may wait for the first outcomes while the last items run
 
 READ_BYTES = 120 * 1024  # below malloc's mmap threshold, so a read costs no page faults
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * array.array("i").itemsize)  # a frame owns one at most

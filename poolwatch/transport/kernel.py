@@ -33,6 +33,11 @@ _libc.mmap.argtypes = [
     ctypes.c_int,
     ctypes.c_longlong,
 ]
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_WRITABLE = 0x200  # PyBUF_WRITE
+_view_of_memory = ctypes.pythonapi.PyMemoryView_FromMemory
+_view_of_memory.restype = ctypes.py_object
+_view_of_memory.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _membarrier_nr = _MEMBARRIER_NR.get(platform.machine()) if LINUX else None
 
@@ -88,30 +93,52 @@ def open_pidfd(pid: int) -> int | None:
         return None
 
 
+class Mapping:
+    """A file's contents in memory, without a descriptor.
+
+    Python's own ``mmap`` keeps a duplicate of the descriptor for as long as the mapping lives: a
+    thousand results which nobody has fetched would use up a thousand descriptors, and a job that
+    writes into descriptors which it does not know would find it.
+
+    Attributes:
+        view: the contents. The mapping must be kept alive as long as this, or what it was cut into.
+    """
+
+    __slots__ = ("_address", "_size", "view")
+
+    def __init__(self, fd: int, size: int, flags: int) -> None:
+        """Map a file.
+
+        Args:
+            fd: its descriptor, which may be closed then.
+            size: bytes.
+            flags: ``mmap.MAP_SHARED`` or ``mmap.MAP_PRIVATE``.
+
+        Raises:
+            OSError: it cannot be mapped.
+        """
+        address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+        if address in (None, _MAP_FAILED):
+            errno = ctypes.get_errno()
+            raise OSError(errno, os.strerror(errno))
+        self._address = address
+        self._size = size
+        self.view: memoryview = _view_of_memory(address, size, _WRITABLE)
+
+    def close(self) -> None:
+        """Unmap it. Nobody may hold a view any more."""
+        self.view.release()
+        _libc.munmap(self._address, self._size)
+
+
 def map_privately(fd: int, size: int) -> memoryview:
-    """Return the file's contents, copied on write, without keeping a descriptor.
+    """Return the file's contents, copied on write; unmapped once nobody holds the view.
 
     Raises:
         OSError: it cannot be mapped.
     """
-    return _map(fd, size, mmap.MAP_PRIVATE)
-
-
-def map_shared(fd: int, size: int) -> memoryview:
-    """Return the file's contents, shared with whoever else maps it, without keeping a descriptor.
-
-    Raises:
-        OSError: it cannot be mapped.
-    """
-    return _map(fd, size, mmap.MAP_SHARED)
-
-
-def _map(fd: int, size: int, flags: int) -> memoryview:
-    # Python's own mmap keeps a duplicate of the descriptor for as long as the mapping lives: a
-    # thousand results which nobody has fetched would use up a thousand descriptors, and a job that
-    # writes into descriptors which it does not know would find it.
-    address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
-    if address in (None, ctypes.c_void_p(-1).value):
+    address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, fd, 0)
+    if address in (None, _MAP_FAILED):
         errno = ctypes.get_errno()
         raise OSError(errno, os.strerror(errno))
     buffer = (ctypes.c_char * size).from_address(address)

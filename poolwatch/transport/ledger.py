@@ -53,6 +53,7 @@ SOFT_ITEM = 11  # value of ITEM when the soft limit passed
 TAIL = 12  # bytes that have ever been taken out of the ring
 SENT = 13  # serial of the job sent last, once its frame is in the stream
 RING = 14  # 1 when the worker may use the ring
+LOOK_NS = 15  # how long the worker may look for its next job before it goes to sleep
 
 # Written by both.
 BELL = 16  # 1: after the next result in the ring, write into the stream to wake the parent
@@ -84,9 +85,10 @@ class Row:
         ring: the bytes of the ring.
     """
 
-    __slots__ = ("fields", "ring")
+    __slots__ = ("_mapping", "fields", "ring")
 
-    def __init__(self, memory: memoryview) -> None:
+    def __init__(self, memory: memoryview, mapping: kernel.Mapping | None = None) -> None:
+        self._mapping = mapping
         self.fields = memory[: _FIELDS * 8].cast("Q")
         self.ring = memory[_RING_START:]
 
@@ -97,9 +99,12 @@ class Row:
         Raises:
             OSError: it cannot be mapped.
         """
-        return cls(kernel.map_shared(fd, ROW_BYTES))
+        mapping = kernel.Mapping(fd, ROW_BYTES, mmap.MAP_SHARED)
+        return cls(mapping.view, mapping)
 
     def close(self) -> None:
-        """Let go of the row."""
+        """Unmap the row."""
         self.fields.release()
         self.ring.release()
+        if self._mapping is not None:
+            self._mapping.close()

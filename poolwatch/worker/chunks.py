@@ -53,7 +53,7 @@ class ChunkRunner:
         self._failures: dict[int, bytes] = {}  # by index in those
 
     def run(
-        self, func: Callable[..., Any], items: list[Any], star: bool, serial: int, limited: bool
+        self, func: Callable[..., Any], items: list[Any], star: bool, serial: int, flags: int
     ) -> Payload:
         """Run all items; return the pickled outcomes that have not been sent yet.
 
@@ -62,11 +62,13 @@ class ChunkRunner:
             items: its arguments, one item each.
             star: an item is a tuple of arguments.
             serial: of the chunk's job.
-            limited: time limits hold for each item, so that each has a clock and a signal.
+            flags: of the frame. LIMITED: each item has a clock and a signal of its own. PROMPT:
+                the parent is woken for each frame of outcomes.
 
         Raises:
             SystemExit: the chunk was told to end.
         """
+        limited, quiet = bool(flags & frames.LIMITED), not flags & frames.PROMPT
         self._call = (lambda item: func(*item)) if star else func
         self._items, self._serial = items, serial
         self._next = 0
@@ -81,7 +83,7 @@ class ChunkRunner:
             now = monotonic_ns()
             if now - sent > _PARTIAL_AFTER and self._next < len(items):
                 count = len(self._values)
-                self._outbox.send(frames.PARTIAL, self._take(), serial, count)
+                self._outbox.send(frames.PARTIAL, self._take(), serial, count, quiet=quiet)
                 sent = now
             self._fields[ledger.STARTED_AT] = now  # limits hold for each item
             if not limited:

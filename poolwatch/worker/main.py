@@ -28,7 +28,6 @@ from poolwatch.worker.chunks import ChunkRunner
 from poolwatch.worker.outbox import Outbox
 from poolwatch.worker.signals import Orders, die_of
 
-_LOOK_NS = 50_000  # how long a worker looks for its next job before it goes to sleep
 _SHORT_NS = 50_000  # what counts as a short job
 _MOST_PATIENCE = 64
 _IN_VAIN = 16  # patience that a look in vain costs
@@ -148,7 +147,7 @@ class Worker:
         """
         fields, last = self._fields, self._last
         if fields[ledger.SENT] == last:
-            deadline = monotonic_ns() + _LOOK_NS
+            deadline = monotonic_ns() + fields[ledger.LOOK_NS]
             while fields[ledger.SENT] == last:
                 if monotonic_ns() > deadline:
                     self._patience -= _IN_VAIN
@@ -203,8 +202,7 @@ class Worker:
             return frames.DECODING_FAILED, codec.encode_failure(error)
         try:
             if flags & frames.CHUNK:
-                limited = bool(flags & frames.LIMITED)
-                return frames.RESULT, self._chunks.run(func, args, kwds, serial, limited)
+                return frames.RESULT, self._chunks.run(func, args, kwds, serial, flags)
             value = self._call(func, args, kwds, serial)
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             if self._orders.terminating and isinstance(error, SystemExit):

@@ -31,7 +31,13 @@ class Outbox:
         self._streamed = 0  # serial of the job that had a frame in the stream last
 
     def send(
-        self, kind: int, payload: Payload, serial: int, first: int = 0, second: int = 0
+        self,
+        kind: int,
+        payload: Payload,
+        serial: int,
+        first: int = 0,
+        second: int = 0,
+        quiet: bool = False,
     ) -> None:
         """Write one frame; blocks while the parent does not read.
 
@@ -41,6 +47,7 @@ class Outbox:
             serial: of the job that it is about.
             first: number, by kind.
             second: number, by kind.
+            quiet: a parent that sleeps need not be woken for it.
         """
         if type(payload) is bytes and serial != self._streamed and self._ring.usable:
             size = len(payload)
@@ -48,7 +55,7 @@ class Outbox:
                 data = HEADER.pack(size, kind, 0, 0, 0, serial, first, second) + payload
                 if not self._ring.put(data):
                     self._wait_for_room(data)
-                if self._fields[ledger.BELL]:
+                if not quiet and self._fields[ledger.BELL]:
                     self.ring_the_bell()
                 return
         self._streamed = serial

@@ -10,41 +10,68 @@ from __future__ import annotations
 import atexit
 import multiprocessing.process
 import os
+from collections.abc import Callable
+from multiprocessing import util
 from typing import NoReturn
 
 from poolwatch.transport import kernel
 from poolwatch.worker.main import Worker, WorkerEnds, WorkerSetup
 
 
-class _WorkerProcess(multiprocessing.process.BaseProcess):
+class _Bootstrapped(multiprocessing.process.BaseProcess):
+    """Runs a function inside ``BaseProcess._bootstrap``."""
+
     _start_method = None  # jobs may choose any
 
-    def __init__(self, setup: WorkerSetup, ends: WorkerEnds, name: str) -> None:
+    def __init__(self, name: str, serve: Callable[[], NoReturn]) -> None:
         super().__init__(name=name, daemon=False)  # jobs may have children
-        self._worker_setup = setup
-        self._worker_ends = ends
+        self._serve = serve
 
     def run(self) -> None:
-        Worker(self._worker_setup, self._worker_ends).serve()
+        self._serve()
+
+    @staticmethod
+    def _after_fork() -> None:
+        """Not for the zygote: what others have registered is called in each worker."""
 
 
-def become_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid: int) -> NoReturn:
-    """Turn this process into a worker; never returns.
+def run_bootstrapped(name: str, serve: Callable[[], NoReturn]) -> NoReturn:
+    """Run a process that is, or may fork, a worker; never returns.
+
+    What ``_bootstrap`` does is done once in the zygote, outside of its loop, and not in each worker
+    after its fork: whatever a worker writes to after the fork is memory that it no longer shares.
+    Its end, which waits for the job's own child processes, is reached by workers only.
+
+    Args:
+        name: of the process, to multiprocessing.
+        serve: what the process does; it ends with ``SystemExit``.
+    """
+    code = 1
+    try:
+        atexit._clear()
+        code = _Bootstrapped(name, serve)._bootstrap(parent_sentinel=None)  # type: ignore[attr-defined]
+    finally:
+        atexit._run_exitfuncs()
+        os._exit(code)
+
+
+def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid: int) -> NoReturn:
+    """Be a worker, inside :func:`run_bootstrapped`.
 
     Args:
         setup: what all workers of the pool have in common.
         ends: this worker's descriptors.
         name: the worker's name, for multiprocessing and process titles.
         parent_pid: the process that must be our parent; when it is not, it died meanwhile.
+
+    Raises:
+        SystemExit: when the worker's time has come.
     """
-    code = 1
-    try:
-        kernel.set_death_signal()
-        if os.getppid() != parent_pid:
-            os._exit(1)
-        atexit._clear()
-        process = _WorkerProcess(setup, ends, name)
-        code = process._bootstrap(parent_sentinel=None)  # type: ignore[attr-defined]
-    finally:
-        atexit._run_exitfuncs()
-        os._exit(code)
+    kernel.set_death_signal()
+    if os.getppid() != parent_pid:
+        os._exit(1)
+    multiprocessing.process.current_process().name = name
+    if util._afterfork_registry or util._finalizer_registry:  # type: ignore[attr-defined]
+        multiprocessing.process.BaseProcess._after_fork()  # type: ignore[attr-defined]
+    Worker(setup, ends).serve()
+    raise SystemExit(0)

@@ -1,0 +1,52 @@
+"""How a face that has handles of its own learns of a job's end.
+
+Futures and awaitables are resolved by their face, not by ``ApplyResult``. Such a job carries a
+:class:`Watch` where a job of a map carries its part of the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from poolwatch.job import Job, Outcome
+
+
+class Watch:
+    """Calls back when a job ends.
+
+    Args:
+        notify: called with the job when it has ended, in whatever thread ended it, with the
+            dispatcher's lock held: it must be quick, run nothing of the user's and take no lock
+            that is held while the pool is used. It may be called twice for the same end.
+    """
+
+    __slots__ = ("_notify",)
+
+    flags = 0
+    ahead = 1
+
+    def __init__(self, notify: Callable[[Job], None]) -> None:
+        self._notify = notify
+
+    def call(self) -> None:
+        """See ``chunks.Part``: the job's own payload tells the call."""
+
+    def split_at(self, index: int) -> None:
+        """See ``chunks.Part``: there is nothing to be split."""
+
+    def drop_received(self) -> bool:
+        """See ``chunks.Part``: the job is run again as it is."""
+        return False
+
+    def partial(self, outcome: Outcome, count: int) -> None:
+        """See ``chunks.Part``; never called."""
+
+    def ended(self, job: Job) -> None:
+        """The job has ended."""
+        self._notify(job)
+
+    def recount(self) -> None:
+        """See ``chunks.Part``: nothing is counted."""
+
+    def abort(self, error: BaseException) -> None:
+        """The pool has ended; :meth:`ended` has been called before."""
