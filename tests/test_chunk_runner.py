@@ -24,6 +24,7 @@ class FakeOutbox:
     def __init__(self) -> None:
         self.sent: list[tuple[int, Any, int, int]] = []
         self.times: list[int] = []
+        self.quiet: list[bool] = []
 
     def send(
         self,
@@ -34,6 +35,7 @@ class FakeOutbox:
         second: int = 0,
         quiet: bool = False,
     ) -> None:
+        self.quiet.append(quiet)
         self.sent.append((kind, payload, serial, first))
         self.times.append(time.monotonic_ns())
 
@@ -83,10 +85,11 @@ class Bench:
         items: list[Any],
         star: bool = False,
         limited: bool = False,
+        prompt: bool = False,
     ) -> tuple[list[Any], dict[int, BaseException]]:
         """Return the values by place, and the errors by index."""
         self.fields[ledger.ITEM] = ledger.NO_ITEM
-        flags = frames.LIMITED if limited else 0
+        flags = frames.CHUNK | frames.LIMITED * limited | frames.PROMPT * prompt
         rest = self.runner.run(func, items, star, SERIAL, flags)
         values: list[Any] = []
         errors: dict[int, BaseException] = {}
@@ -336,6 +339,14 @@ def test_outcomes_leave_within_about_a_millisecond(bench: Bench) -> None:
         ended += count
         assert ended == sum(clock <= when for clock in clocks)
         assert count <= 4
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_parent_is_woken_for_outcomes_where_it_asked_for_that(bench: Bench, prompt: bool) -> None:
+    """Who waits for the whole map is not woken for a part of it."""
+    bench.run(lambda item: busy_for(0.0003), list(range(12)), prompt=prompt)
+    assert bench.outbox.quiet
+    assert set(bench.outbox.quiet) == {not prompt}
 
 
 class Raised(Exception):
