@@ -18,7 +18,7 @@ _THREADS = 8
 def noop(peer: Peer, quick: bool, workers: int = 2) -> Figures:
     """Submit all, then get all."""
     pool = warm_pool(peer, workers)
-    count = 5_000 if quick else 20_000
+    count = 20_000
     submit = pool.submit
     begun = time.perf_counter()
     handles = [submit(jobs.noop, ()) for _ in range(count)]
@@ -28,7 +28,7 @@ def noop(peer: Peer, quick: bool, workers: int = 2) -> Figures:
 
 def noop_limit(quick: bool) -> Figures:
     """As many calls through a bare socket pair, a hundred in a write."""
-    count = 5_000 if quick else 20_000
+    count = 20_000
     echo = Echo()
     echo.call_many(jobs.noop, 500)
     begun = time.perf_counter()
@@ -43,7 +43,7 @@ def noop_threads(peer: Peer, quick: bool) -> Figures:
     if not peer.shareable:
         raise NotOffered("submissions from several threads garble each other")
     pool = warm_pool(peer)
-    count = (5_000 if quick else 20_000) // _THREADS
+    count = 20_000 // _THREADS
     barrier = threading.Barrier(_THREADS + 1)
     errors: list[BaseException] = []
     threads = [
@@ -79,17 +79,17 @@ def many_workers(peer: Peer, quick: bool) -> Figures:
 
 def map_default(peer: Peer, quick: bool) -> Figures:
     """A map of no-ops in chunks of the default size."""
-    return _map(peer, jobs.noop, 20_000 if quick else 200_000, None)
+    return _map(peer, jobs.noop, 200_000, None)
 
 
 def map_short(peer: Peer, quick: bool) -> Figures:
     """A map of items of 50 microseconds in chunks of the default size."""
-    return _map(peer, jobs.spin, 4_000 if quick else 20_000, None)
+    return _map(peer, jobs.spin, 20_000, None)
 
 
 def map_single(peer: Peer, quick: bool) -> Figures:
     """A map whose items travel one by one."""
-    return _map(peer, jobs.noop, 4_000 if quick else _single_count(peer), 1)
+    return _map(peer, jobs.noop, 20_000 if quick else _single_count(peer), 1)
 
 
 def _single_count(peer: Peer) -> int:
@@ -111,7 +111,7 @@ def _map(peer: Peer, job: Job, count: int, chunksize: int | None) -> Figures:
 def imap_single(peer: Peer, quick: bool) -> Figures:
     """``imap_unordered`` with items that travel one by one."""
     pool = warm_pool(peer)
-    count = 4_000 if quick else 50_000
+    count = 20_000 if quick else 50_000
     begun = time.perf_counter()
     deque(pool.imap_unordered(jobs.noop, range(count)), maxlen=0)
     return {"rate": count / (time.perf_counter() - begun)}
