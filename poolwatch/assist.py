@@ -32,6 +32,7 @@ from poolwatch.transport.kernel import yield_processor
 _LOOK_NS = 60_000  # how long to look without finding anything
 _SHORT_NS = 60_000  # average run time of jobs that are worth looking out for
 _MOST_WORKERS = 8  # whose rings are looked into
+_TENDING_SECONDS = 0.001  # without help, after which the supervisor wants to be woken again
 _MOST_PATIENCE = 64
 _IN_VAIN = 16  # patience that a look in vain costs
 
@@ -55,6 +56,9 @@ class Assist:
         self.foreign = False  # True in a forked child, which inherited the pool
         self._patience = _MOST_PATIENCE
         self._skipped = 0
+        self._helped = 0  # how often callers have taken something in
+        self._seen = 0  # how often by the last look of the supervisor
+        self._watching = False  # the timer of that look is armed
 
     def until(self, is_ready: Callable[[], bool], timeout: float | None) -> float | None:
         """Help until something is ready, for as long as short jobs come in.
@@ -162,12 +166,46 @@ class Assist:
 
     def take_some(self) -> None:
         """Take in what is there, in the middle of many submissions. The lock is held."""
-        if not self._bus.listening:
-            self._take_each(self._dispatcher.holding()[:_MOST_WORKERS])
+        if self._bus.listening:
+            return
+        holding = self._dispatcher.holding()
+        if len(holding) <= _MOST_WORKERS:
+            self._tend(holding)
+        self._take_each(holding[:_MOST_WORKERS])
+
+    def _tend(self, workers: list[WorkerProcess]) -> None:
+        """Let the supervisor sleep while a caller comes by every some jobs. The lock is held.
+
+        Were it woken for each result, two threads would want the interpreter's lock all the time,
+        which costs more than the jobs do. It looks once a millisecond instead whether the caller
+        has come by since, and wants to be woken again when not.
+        """
+        self._helped += 1
+        if not self._dispatcher.tended:
+            self._dispatcher.tended = True
+            for worker in workers:
+                worker.fields[ledger.BELL] = 0
+        if not self._watching:
+            self._watching = True
+            self._loop.call_later(_TENDING_SECONDS, self._look_after_callers)
+
+    def _look_after_callers(self) -> None:
+        with self._dispatcher.lock:
+            self._watching = False
+            if not self._dispatcher.tended:
+                return
+            if self._helped != self._seen:
+                self._seen = self._helped
+                self._watching = True
+                self._loop.call_later(_TENDING_SECONDS, self._look_after_callers)
+                return
+            self._dispatcher.tended = False
+            self._intake.take_rings(self._dispatcher.holding())
 
     def _hand_back(self, workers: list[WorkerProcess]) -> None:
         """Have the supervisor woken again when something comes."""
         with self._dispatcher.lock:
+            self._dispatcher.tended = False
             armed = [worker for worker in workers if worker.jobs]
             for worker in armed:
                 if worker.state is not WorkerState.DEAD:

@@ -71,6 +71,7 @@ class Dispatcher:
         self._idle: dict[WorkerProcess, None] = {}
         self._up = 0
         self.entered = False  # a caller's thread is in the middle of its bookkeeping
+        self.tended = False  # a caller comes by so often that no result needs to wake anybody
         # Workers of whom nobody knows what they have been sent: a signal handler raised meanwhile.
         # They are sent nothing more before ``repair`` has taken back what they have not begun; a
         # later job would make it look begun.
@@ -277,7 +278,7 @@ class Dispatcher:
         held = worker.jobs
         if not held:
             worker.sent_at = int(self._loop.time() * 1e9)
-            worker.fields[ledger.BELL] = 1
+            worker.fields[ledger.BELL] = not self.tended
             if not self._expecting:
                 self._expecting = True
                 self._loop.call_later(_RESPONSE_AFTER, self._look_for_the_unresponsive)

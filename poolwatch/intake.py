@@ -73,7 +73,7 @@ class Intake:
 
         What came before the worker could know that is taken in here.
         """
-        if worker.jobs and worker.state is not WorkerState.DEAD:
+        if worker.jobs and worker.state is not WorkerState.DEAD and not self._dispatcher.tended:
             worker.fields[ledger.BELL] = 1
             kernel.membarrier()
             if worker.ring.has_data():
