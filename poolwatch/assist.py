@@ -181,24 +181,25 @@ class Assist:
         has come by since, and wants to be woken again when not.
         """
         self._helped += 1
+        if not self._watching:  # in this order: a signal handler may raise anywhere in between
+            self._loop.call_later(_TENDING_SECONDS, self._look_after_callers)
+            self._watching = True
         if not self._dispatcher.tended:
             self._dispatcher.tended = True
             for worker in workers:
                 worker.fields[ledger.BELL] = 0
-        if not self._watching:
-            self._watching = True
-            self._loop.call_later(_TENDING_SECONDS, self._look_after_callers)
 
     def _look_after_callers(self) -> None:
+        """Go on sleeping if a caller has come by since, and ask to be woken again otherwise."""
         with self._dispatcher.lock:
             self._watching = False
-            if not self._dispatcher.tended:
-                return
-            if self._helped != self._seen:
+            if self._dispatcher.tended and self._helped != self._seen:
                 self._seen = self._helped
-                self._watching = True
                 self._loop.call_later(_TENDING_SECONDS, self._look_after_callers)
+                self._watching = True
                 return
+            # Also when somebody else has said already that they come by no more: they know only of
+            # the workers that were at work when they began to wait.
             self._dispatcher.tended = False
             self._intake.take_rings(self._dispatcher.holding())
 
