@@ -371,6 +371,11 @@ class World:
         with mock.patch("poolwatch.assist.monotonic_ns", return_value=now):
             self.supervisor.assist.until(lambda: next(left, None) is None, None)
 
+    def come_by(self) -> None:
+        """A caller in the middle of many submissions takes in what is there."""
+        dispatcher = self.supervisor.dispatcher
+        dispatcher._call_for(dispatcher.help_along)
+
     def submit(self, options: JobOptions = NO_OPTIONS) -> Job:
         """Put a job in."""
         number = len(self.jobs) + 1

@@ -72,6 +72,8 @@ class Schedule:
             self.work_meanwhile(choice)
         elif kind < 112:
             world.help(1 + choice)
+        elif kind < 116:
+            world.come_by()
         else:
             world.delivery.run()
 
@@ -175,7 +177,7 @@ class Schedule:
             assert job.cancelled == (job.state is JobState.CANCELLED)
 
 
-ACTIONS = st.lists(st.tuples(st.integers(0, 114), st.integers(0, 19)), min_size=150, max_size=400)
+ACTIONS = st.lists(st.tuples(st.integers(0, 118), st.integers(0, 19)), min_size=150, max_size=400)
 
 
 @pytest.mark.timeout(120)
@@ -197,6 +199,11 @@ def look(world: World, way: str) -> None:
         world.help(4)
     elif way == "submit":
         world.submit()
+    elif way == "come by":
+        world.come_by()
+    elif way == "come by, then wait":
+        world.come_by()
+        world.help(4)
     else:
         record = world.record(worker)
         assert record is not None
@@ -225,7 +232,9 @@ def worker_with_jobs(count: int, steps: int, only_simple: bool = False) -> tuple
     return world, worker
 
 
-@pytest.mark.parametrize("way", ["read", "help", "submit", "take rings"])
+@pytest.mark.parametrize(
+    "way", ["read", "help", "submit", "come by", "come by, then wait", "take rings"]
+)
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_no_wake_up_is_lost(way: str, jobs: int) -> None:
     """Wherever the worker is and whatever it does between two looks of the parent, it is heard.
