@@ -15,12 +15,33 @@ def whole(argument: str, value: object, least: int = 1) -> int:
         TypeError: not a whole number.
         ValueError: too small.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{argument} must be a whole number, not {value!r}")
-    number: int = value.__index__()
+    number = integer(argument, value)
     if number < least:
         raise ValueError(f"{argument} must be at least {least}: {number}")
     return number
+
+
+def integer(argument: str, value: object) -> int:
+    """Return a whole number, also a negative one.
+
+    Raises:
+        TypeError: not a whole number.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{argument} must be a whole number, not {value!r}")
+    number: int = value.__index__()
+    return number
+
+
+def flag(argument: str, value: object) -> bool:
+    """Return a bool.
+
+    Raises:
+        TypeError: anything else, None included.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, not {value!r}")
+    return value
 
 
 def seconds(

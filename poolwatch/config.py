@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ class PoolOptions:
     max_boot_failures: int = 10
     boot_timeout: float = 30.0
     terminate_grace: float = 0.5
+    min_processes: int | None = None
+    idle_timeout: float | None = None
+    cpu_affinity: tuple[int, ...] = ()
+    max_pending: int | None = None
+    block: bool = True
+    putlocks: bool = False
+    contextvars: tuple[ContextVar[Any], ...] = ()
+    relay_logs: int | None = None
     on_process_up: Callable[..., object] | None = None
     on_process_down: Callable[..., object] | None = None
     on_timeout_set: Callable[..., object] | None = None
@@ -80,11 +89,15 @@ def job_options(
     policy: LostWorkerPolicy | None,
     tag: object,
     correlation_id: str | None,
+    priority: object,
+    env: object,
+    cwd: object,
 ) -> JobOptions:
     """Return the options of one job; limits and policy have been checked.
 
     Raises:
-        TypeError: a callback is not callable.
+        TypeError: a callback is not callable, or another argument is of the wrong kind.
+        ValueError: a name or a value in ``env`` that the system does not allow.
     """
     check = checks.callable_or_none
     return JobOptions(
@@ -97,7 +110,120 @@ def job_options(
         policy=policy,
         tag=tag,
         correlation_id=correlation_id,
+        priority=checks.integer("priority", priority),
+        env=None if env is None else environment(env),
+        cwd=None if cwd is None else folder(cwd),
     )
+
+
+def environment(value: object) -> dict[str, str]:
+    """Return variables of the environment for one job.
+
+    Raises:
+        TypeError: no mapping of strings to strings.
+        ValueError: a name that is empty or holds ``=``, or a NUL anywhere.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"env must be a mapping of names to strings, not {value!r}")
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise TypeError(f"env must map names to strings, not {key!r} to {text!r}")
+        if not key or "=" in key or "\0" in key + text:
+            raise ValueError(f"env must hold names and values that the system allows, not {key!r}")
+    return dict(value)
+
+
+def folder(value: object) -> str:
+    """Return a path as a string.
+
+    Raises:
+        TypeError: no path.
+        ValueError: it holds a NUL.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"cwd must be a path, not {value!r}")
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise TypeError(f"cwd must be a path of characters, not {value!r}")
+    if not path or "\0" in path:
+        raise ValueError(f"cwd must be a path that the system allows, not {path!r}")
+    return path
+
+
+def processors(value: object) -> tuple[int, ...]:
+    """Return the processors that workers are pinned to in turn; none for False.
+
+    Raises:
+        TypeError: neither a bool nor a sequence of whole numbers.
+        ValueError: empty, or a processor that this process may not use.
+    """
+    if value is None or isinstance(value, bool):
+        return tuple(sorted(_affinity())) if value else ()
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise TypeError(f"cpu_affinity must be True, False or processors' numbers, not {value!r}")
+    numbers = tuple(checks.whole("cpu_affinity", number, 0) for number in value)
+    unusable = [number for number in numbers if number not in _affinity()]
+    if not numbers or unusable:
+        raise ValueError(f"cpu_affinity must name processors that may be used, not {unusable}")
+    return numbers
+
+
+def context_variables(value: object) -> tuple[ContextVar[Any], ...]:
+    """Return the context variables whose values travel with each job.
+
+    Raises:
+        TypeError: not an iterable of ``contextvars.ContextVar``.
+    """
+    if not isinstance(value, Iterable):
+        raise TypeError(f"contextvars must be an iterable of ContextVar, not {value!r}")
+    variables = tuple(value)
+    for variable in variables:
+        if not isinstance(variable, ContextVar):
+            raise TypeError(f"contextvars must hold ContextVar objects, not {variable!r}")
+    return variables
+
+
+def log_level(value: object) -> int | None:
+    """Return the level from which workers' log records are relayed; None for False.
+
+    Raises:
+        TypeError: neither a bool nor a level.
+    """
+    if value is None or value is False:
+        return None
+    return 0 if value is True else checks.whole("relay_logs", value, 0)
+
+
+def usage_memory(value: object) -> bool:
+    """Return whether the peak of memory is measured for every job.
+
+    Raises:
+        ValueError: neither None nor ``"memory"``.
+    """
+    if value not in (None, "memory"):
+        raise ValueError(f'usage must be None or "memory", not {value!r}')
+    return value is not None
+
+
+def elasticity(
+    processes: int, min_processes: object, idle_timeout: object
+) -> tuple[int | None, float | None]:
+    """Return how few workers may be left when there is little to do, and after how long.
+
+    None for both: the number of workers is fixed. Of two, the one that was not given is 1 worker,
+    or 60 seconds.
+
+    Raises:
+        TypeError: not a whole number, or no number of seconds.
+        ValueError: more than ``processes``, or negative.
+    """
+    if min_processes is None and idle_timeout is None:
+        return None, None
+    least = 1 if min_processes is None else checks.whole("min_processes", min_processes, 0)
+    if least > processes:
+        raise ValueError(f"min_processes ({least}) must not be more than processes ({processes})")
+    seconds_idle = 60.0 if idle_timeout is None else seconds("idle_timeout", idle_timeout)
+    return least, seconds_idle
 
 
 def limits(soft_timeout: object, timeout: object) -> tuple[float | None, float | None]:
@@ -179,12 +305,16 @@ def name_of(func: Callable[..., Any]) -> str:
 
 def usable_cpus() -> int:
     """Return how many processors this process may use: its affinity, and its cgroup's quota."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        count = os.cpu_count() or 1
+    count = len(_affinity())
     quota = _cgroup_quota()
     return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def _affinity() -> set[int]:
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:
+        return set(range(os.cpu_count() or 1))
 
 
 def _cgroup_quota() -> float | None:

@@ -95,6 +95,9 @@ class JobOptions:
         policy: what to do when the worker is lost, or None for the pool's.
         tag: the caller's own mark.
         correlation_id: the caller's own mark, as in billiard.
+        priority: jobs of a higher one go first; 0 for most.
+        env: variables that are added to the worker's environment while the job runs, or None.
+        cwd: the worker's working directory while the job runs, or None.
     """
 
     callback: Callable[[Any], object] | None = None
@@ -106,6 +109,9 @@ class JobOptions:
     policy: LostWorkerPolicy | None = None
     tag: object = None
     correlation_id: str | None = None
+    priority: int = 0
+    env: dict[str, str] | None = None
+    cwd: str | None = None
 
 
 NO_OPTIONS = JobOptions()

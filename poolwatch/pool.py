@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, TypeVar
@@ -13,12 +14,11 @@ from typing import Any, TypeVar
 from poolwatch import checks, config
 from poolwatch.config import PoolOptions
 from poolwatch.core import Core
-from poolwatch.crew import WorkerInfo
-from poolwatch.events import Event
 from poolwatch.exceptions import TimeoutError
 from poolwatch.job import NO_OPTIONS
 from poolwatch.launch.contexts import start_method
 from poolwatch.policies import LostWorkerPolicy
+from poolwatch.pool_control import PoolControl
 from poolwatch.pool_maps import PoolMaps
 from poolwatch.results import ApplyResult
 from poolwatch.worker.main import WorkerSetup
@@ -26,7 +26,7 @@ from poolwatch.worker.main import WorkerSetup
 T = TypeVar("T")
 
 
-class Pool(PoolMaps):
+class Pool(PoolMaps, PoolControl):
     """A pool of worker processes in which every job ends.
 
     Each job ends with its result, its own exception, or a loss that says why. Only the job that
@@ -58,6 +58,31 @@ class Pool(PoolMaps):
         on_process_exit: called in the worker as ``(pid, exitcode)`` when it leaves in peace.
         on_timeout_set: called as ``(result, soft, hard)`` when a job with limits is sent.
         on_timeout_cancel: called as ``(result,)`` when such a job has ended.
+        min_processes: how many workers stay when there is little to do; the others leave after
+            ``idle_timeout`` and come back on demand. By default the number of workers is fixed; 1
+            when only ``idle_timeout`` is given.
+        idle_timeout: seconds without work after which a worker leaves that is not needed; by
+            default 60 when ``min_processes`` is given.
+        cpu_affinity: True to pin each worker to one of the processors that this process may use, in
+            turn; or the numbers of those to use.
+        max_pending: bound on unfinished jobs; beyond it, submissions wait or raise ``PoolFull``.
+        block: with ``max_pending``, whether a submission waits for its turn (the default). In a
+            callback it never does.
+        putlocks: short for ``max_pending`` with as many jobs as there are workers (from billiard).
+        max_memory_per_child: KiB of resident set, looked at after each job, above which a worker is
+            replaced (from billiard, which looks at the peak).
+        contextvars: context variables whose values in the submitter are visible in its jobs; the
+            values must pickle.
+        relay_logs: True to have the log records of the workers handled by the loggers of the parent
+            that have the same names; or the level from which on.
+        usage: ``"memory"`` to measure also the shortest job's own peak of memory, see
+            ``ApplyResult.usage``.
+        synack: accepted for code written for billiard, without meaning: every job is acknowledged
+            in shared memory.
+        threads: likewise; the pool has its own threads.
+        semaphore: likewise; slots are derived from the states of jobs.
+        allow_restart: likewise; :meth:`restart` is always allowed.
+        enable_timeouts: likewise; limits always hold.
         name: for process names, logs and events.
 
     Raises:
@@ -88,19 +113,37 @@ class Pool(PoolMaps):
         on_process_exit: Callable[[int, int], object] | None = None,
         on_timeout_set: Callable[..., object] | None = None,
         on_timeout_cancel: Callable[..., object] | None = None,
+        min_processes: int | None = None,
+        idle_timeout: float | None = None,
+        cpu_affinity: bool | Sequence[int] = False,
+        max_pending: int | None = None,
+        block: bool = True,
+        putlocks: bool = False,
+        max_memory_per_child: int | None = None,
+        contextvars: Iterable[ContextVar[Any]] = (),
+        relay_logs: bool | int = False,
+        usage: str | None = None,
+        synack: bool = False,
+        threads: bool = True,
+        semaphore: object = None,
+        allow_restart: bool = False,
+        enable_timeouts: bool = True,
         name: str = "poolwatch",
     ) -> None:
-        bound = maxtasksperchild
         soft, hard = config.limits(soft_timeout, timeout)
         check = checks.callable_or_none
         setup = WorkerSetup(
             initializer=check("initializer", initializer),
             initargs=config.initargs(initargs),
-            maxtasksperchild=None if bound is None else checks.whole("maxtasksperchild", bound),
+            maxtasksperchild=_optional_whole("maxtasksperchild", maxtasksperchild),
             on_process_exit=check("on_process_exit", on_process_exit),
+            max_memory_per_child=_optional_whole("max_memory_per_child", max_memory_per_child),
+            usage_memory=config.usage_memory(usage),
         )
+        count = config.processes(processes)
+        least, idle_seconds = config.elasticity(count, min_processes, idle_timeout)
         options = PoolOptions(
-            processes=config.processes(processes),
+            processes=count,
             start_method=start_method(context),
             name=config.name(name),
             maxtasksperchild=setup.maxtasksperchild,
@@ -112,6 +155,14 @@ class Pool(PoolMaps):
             max_boot_failures=checks.whole("max_boot_failures", max_boot_failures),
             boot_timeout=checks.seconds("boot_timeout", boot_timeout),
             terminate_grace=checks.seconds("terminate_grace", terminate_grace, positive=False),
+            min_processes=least,
+            idle_timeout=idle_seconds,
+            cpu_affinity=config.processors(cpu_affinity),
+            max_pending=_optional_whole("max_pending", max_pending),
+            block=checks.flag("block", block),
+            putlocks=checks.flag("putlocks", putlocks),
+            contextvars=config.context_variables(contextvars),
+            relay_logs=config.log_level(relay_logs),
             on_process_up=check("on_process_up", on_process_up),
             on_process_down=check("on_process_down", on_process_down),
             on_timeout_set=check("on_timeout_set", on_timeout_set),
@@ -142,6 +193,9 @@ class Pool(PoolMaps):
         *,
         lost_worker_policy: LostWorkerPolicy | None = None,
         tag: object = None,
+        priority: int = 0,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
     ) -> ApplyResult[T]:
         """Run ``func(*args, **kwds)`` in a worker; return at once.
 
@@ -159,7 +213,8 @@ class Pool(PoolMaps):
                 the worker's monotonic clock in seconds (from billiard).
             timeout_callback: called as ``(soft=..., timeout=...)`` when a limit has passed (from
                 billiard).
-            waitforslot: accepted for code written for billiard; submissions do not wait.
+            waitforslot: whether to wait where ``max_pending`` is reached; by default as the pool's
+                ``block`` says (from billiard).
             soft_timeout: seconds after which ``SoftTimeLimitExceeded`` is raised in the job; by
                 default the pool's.
             timeout: seconds after which the job's worker is killed; by default the pool's.
@@ -169,11 +224,16 @@ class Pool(PoolMaps):
             correlation_id: the caller's own mark (from billiard).
             lost_worker_policy: what to do when the worker dies; by default the pool's.
             tag: the caller's own mark.
+            priority: waiting jobs of a higher priority go first, those of the same in the order in
+                which they were submitted.
+            env: variables that are added to the worker's environment while the job runs.
+            cwd: the worker's working directory while the job runs.
 
         Raises:
             TypeError: an argument of the wrong kind.
             ValueError: a value out of range, or the pool is closed.
             PoolBroken: the pool cannot go on.
+            PoolFull: ``max_pending`` jobs are unfinished, and the submission may not wait.
         """
         core = self._core
         if core.is_closed or core.foreign:
@@ -192,6 +252,9 @@ class Pool(PoolMaps):
             or lost_worker_policy is not None
             or correlation_id is not None
             or tag is not None
+            or priority
+            or env is not None
+            or cwd is not None
         ):
             soft, hard = config.job_limits(core.options, soft_timeout, timeout)
             options = config.job_options(
@@ -204,6 +267,9 @@ class Pool(PoolMaps):
                 config.policy(lost_worker_policy, lost_worker_timeout),
                 tag,
                 correlation_id,
+                priority,
+                env,
+                cwd,
             )
         name = config.name_of(func)
         try:
@@ -224,54 +290,6 @@ class Pool(PoolMaps):
             Exception: as :meth:`apply_async` and :meth:`ApplyResult.get`.
         """
         return self.apply_async(func, args, kwds).get()
-
-    # -- looking in ----------------------------------------------------------------------------
-
-    @property
-    def processes(self) -> int:
-        """Number of workers that were asked for."""
-        return self._core.supervisor.crew.target
-
-    @property
-    def workers(self) -> list[WorkerInfo]:
-        """The worker processes as they are now, those included that boot or leave."""
-        return self._core.infos()
-
-    @property
-    def name(self) -> str:
-        """The pool's name."""
-        return self._core.options.name
-
-    def listen(self, callback: Callable[[Event], object]) -> None:
-        """Call back with every event from now on, on a thread of the pool (see ``events``).
-
-        Raises:
-            TypeError: not callable.
-        """
-        if not callable(callback):
-            raise TypeError(f"callback must be callable, not {callback!r}")
-        self._core.listen(callback)
-
-    def terminate_job(self, pid: int, sig: int = signal.SIGTERM) -> bool:
-        """End the job that the worker with this process id runs (from billiard).
-
-        The job ends with ``Terminated``. A worker that runs none is left alone.
-
-        Args:
-            pid: process id of the worker.
-            sig: the signal that the job gets; SIGKILL follows after ``terminate_grace``.
-
-        Returns:
-            False when no worker with this process id runs a job.
-
-        Raises:
-            TypeError: not a whole number.
-            ValueError: not a signal.
-        """
-        checks.whole("pid", pid)
-        return self._core.supervisor.orders.terminate_worker_job(
-            pid, checks.signal_number("sig", sig)
-        )
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -338,6 +356,10 @@ def _abandoned(core: Core, name: str) -> None:
     core.terminate()
     if left_open:
         warnings.warn(f"unclosed pool {name}", ResourceWarning, stacklevel=2)
+
+
+def _optional_whole(argument: str, value: object) -> int | None:
+    return None if value is None else checks.whole(argument, value)
 
 
 def _restarts(max_restarts: object) -> int:

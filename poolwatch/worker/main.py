@@ -42,12 +42,17 @@ class WorkerSetup:
         initargs: its arguments.
         maxtasksperchild: jobs after which the worker leaves; None for no bound.
         on_process_exit: called in the worker as ``(pid, exitcode)`` when it leaves.
+        max_memory_per_child: KiB of resident set, looked at after each job, above which the worker
+            leaves; None for no bound.
+        usage_memory: every job's own peak of memory is measured, also of the shortest.
     """
 
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     maxtasksperchild: int | None = None
     on_process_exit: Callable[[int, int], object] | None = None
+    max_memory_per_child: int | None = None
+    usage_memory: bool = False
 
 
 @dataclass(slots=True)

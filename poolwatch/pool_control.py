@@ -1,0 +1,63 @@
+"""The methods of ``Pool`` that look at its workers and steer them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+from poolwatch import checks
+from poolwatch.core import Core
+from poolwatch.crew import WorkerInfo
+from poolwatch.events import Event
+
+
+class PoolControl:
+    """Part of ``Pool``."""
+
+    _core: Core
+
+    @property
+    def processes(self) -> int:
+        """Number of workers that were asked for."""
+        return self._core.supervisor.crew.target
+
+    @property
+    def workers(self) -> list[WorkerInfo]:
+        """The worker processes as they are now, those included that boot or leave."""
+        return self._core.infos()
+
+    @property
+    def name(self) -> str:
+        """The pool's name."""
+        return self._core.options.name
+
+    def listen(self, callback: Callable[[Event], object]) -> None:
+        """Call back with every event from now on, on a thread of the pool (see ``events``).
+
+        Raises:
+            TypeError: not callable.
+        """
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, not {callback!r}")
+        self._core.listen(callback)
+
+    def terminate_job(self, pid: int, sig: int = signal.SIGTERM) -> bool:
+        """End the job that the worker with this process id runs (from billiard).
+
+        The job ends with ``Terminated``. A worker that runs none is left alone.
+
+        Args:
+            pid: process id of the worker.
+            sig: the signal that the job gets; SIGKILL follows after ``terminate_grace``.
+
+        Returns:
+            False when no worker with this process id runs a job.
+
+        Raises:
+            TypeError: not a whole number.
+            ValueError: not a signal.
+        """
+        checks.whole("pid", pid)
+        return self._core.supervisor.orders.terminate_worker_job(
+            pid, checks.signal_number("sig", sig)
+        )
