@@ -63,6 +63,7 @@ class Dispatcher:
         self.arm_deadlines: Callable[[Job], None]  # set by the supervisor
         self.end_with_error: Callable[[Job, JobState, BaseException], None]  # likewise
         self.policy_of: Callable[[Job], LostWorkerPolicy | None]  # those that may refuse jobs
+        self.may_refuse = True  # the pool's own policy is one of those
         self._loop = loop
         self._bus = bus
         self._bound = maxtasksperchild
@@ -254,6 +255,8 @@ class Dispatcher:
                 backlog.remove(job)
 
     def _refused(self, job: Job) -> bool:
+        if job.options is NO_OPTIONS and not self.may_refuse:
+            return False
         policy = self.policy_of(job)
         if policy is None:
             return False

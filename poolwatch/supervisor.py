@@ -117,6 +117,7 @@ class Supervisor:
         dispatcher.arm_deadlines = self.limits.arm
         dispatcher.end_with_error = endings.with_error
         dispatcher.policy_of = self._refusing_policy_of
+        dispatcher.may_refuse = _may_refuse(options.policy)
         dispatcher.holding = self._holding
         dispatcher.on_broken = self._stream_broken
         dispatcher.help_along = self.assist.take_some
@@ -390,7 +391,11 @@ class Supervisor:
 
     def _refusing_policy_of(self, job: Job) -> LostWorkerPolicy | None:
         policy = job.options.policy or self.options.policy
-        return policy if type(policy).refuses is not LostWorkerPolicy.refuses else None
+        return policy if _may_refuse(policy) else None
+
+
+def _may_refuse(policy: LostWorkerPolicy) -> bool:
+    return type(policy).refuses is not LostWorkerPolicy.refuses
 
 
 class _PidFd:
