@@ -114,13 +114,13 @@ class ChunkRunner:
         """Run the next items, up to one that raises."""
         call, append, fields, orders = self._call, self._values.append, self._fields, self._orders
         self._block = self._items[first : first + block]
-        items = enumerate(self._block, first)
+        items, begun = enumerate(self._block, first), ledger.ITEM
         self._set_alarm(block)
         try:
             orders.begin(self._serial)
             # Which item is begun is written down before its code runs: ``fields[ITEM] = index``.
             # In a process that an item has forked this raises, as the row is not its own.
-            for fields[ledger.ITEM], item in items:
+            for fields[begun], item in items:
                 append(call(item))
             orders.serial = 0
             self._in_block = False
