@@ -26,6 +26,8 @@ from poolwatch.exceptions import (
     TimeoutError,
     WorkerLostError,
 )
+from poolwatch.executor import ProcessPoolExecutor
+from poolwatch.futures import Future
 from poolwatch.imap_results import IMapIterator, IMapUnorderedIterator
 from poolwatch.job import Job, JobState, Usage
 from poolwatch.loss import Postmortem, human_status
@@ -50,6 +52,7 @@ __all__ = [
     "ByCause",
     "Fail",
     "FailFast",
+    "Future",
     "GracePeriod",
     "IMapIterator",
     "IMapUnorderedIterator",
@@ -68,6 +71,7 @@ __all__ = [
     "PoolFull",
     "PoolwatchError",
     "Postmortem",
+    "ProcessPoolExecutor",
     "Quarantine",
     "RemoteTraceback",
     "RestartFreqExceeded",

@@ -37,10 +37,15 @@ class Part(Protocol):
     Attributes:
         flags: of the job's frame.
         ahead: how many such jobs a worker may hold at least, the one that it runs included.
+        owner: to whom the outcome goes; jobs of the same owner may be ended together.
     """
 
     flags: int
     ahead: int
+
+    @property
+    def owner(self) -> object:
+        """See above."""
 
     def call(self) -> tuple[Any, ...] | None:
         """Return the call to be pickled anew; None when the job's own payload tells it."""
@@ -83,6 +88,11 @@ class Item:
     def __init__(self, result: Accounts, index: int) -> None:
         self._result = result
         self.index = index
+
+    @property
+    def owner(self) -> object:
+        """The map."""
+        return self._result
 
     def call(self) -> None:
         """See :meth:`Part.call`."""
@@ -139,6 +149,11 @@ class Chunk:
         self.start = start
         self.items = items
         self.received = 0
+
+    @property
+    def owner(self) -> object:
+        """The map."""
+        return self._result
 
     def call(self) -> tuple[Any, ...]:
         """Return what the worker needs."""

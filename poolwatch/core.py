@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from poolwatch.chunks import Part
-from poolwatch.config import PoolOptions
+from poolwatch.config import PoolOptions, job_limits
 from poolwatch.crew import WorkerInfo, WorkerState, decode_cause
 from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
 from poolwatch.exceptions import PoolBroken, Terminated
-from poolwatch.job import Job, JobOptions, JobState
+from poolwatch.job import NO_OPTIONS, Job, JobOptions, JobState
 from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
 from poolwatch.loop import Loop
@@ -196,6 +196,13 @@ class Core:
         if not self.dispatcher.unfinished:
             self._on_drained()
 
+    def plain_options(self) -> JobOptions:
+        """Return the options of a job for which nothing was asked but what holds for the pool."""
+        soft, hard = job_limits(self.options, None, None)
+        if soft is None and hard is None:
+            return NO_OPTIONS
+        return JobOptions(soft_timeout=soft, timeout=hard)
+
     def failed_job(self, name: str, error: BaseException, options: JobOptions) -> Job:
         """Return a job that has ended before it began: its call does not pickle."""
         job = Job(next(self._job_numbers), name, b"", None, options, None)
@@ -203,6 +210,24 @@ class Core:
             self.dispatcher.unfinished += 1
             self.supervisor.endings.with_error(job, JobState.FAILED, error)
         return job
+
+    def unfinished_jobs(self, owner: object) -> list[Job]:
+        """Return the jobs that go to one owner (see ``chunks.Part``) and have not ended."""
+        with self.dispatcher.lock:
+            return [
+                job
+                for job in self._jobs()
+                if job.chunk is not None and job.chunk.owner is owner and not job.state.final
+            ]
+
+    def _jobs(self) -> list[Job]:
+        """Return all jobs that may not have ended, in no special order. The lock is held."""
+        dispatcher, supervisor = self.dispatcher, self.supervisor
+        dispatcher.take_arrivals()
+        jobs = [*dispatcher.backlog, *supervisor.aside.jobs]
+        for worker in supervisor.crew.workers.values():
+            jobs.extend(worker.jobs.values())
+        return jobs
 
     def handle_of(self, job: Job) -> ApplyResult[Any]:
         """Return a handle of a job."""
@@ -342,10 +367,7 @@ class Core:
                 self._refusal = error
             self._closed = True
             dispatcher.accepting = False
-            dispatcher.take_arrivals()
-            jobs = [*dispatcher.backlog, *supervisor.aside.jobs]
-            for worker in supervisor.crew.workers.values():
-                jobs.extend(worker.jobs.values())
+            jobs = self._jobs()
             dispatcher.backlog.clear()
             supervisor.aside.jobs.clear()
             for job in jobs:

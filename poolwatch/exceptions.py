@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.pool import MaybeEncodingError as _MaybeEncodingError  # type: ignore[attr-defined]
 
 from poolwatch.loss import Postmortem, signal_of
@@ -150,8 +151,11 @@ class PoolFull(PoolwatchError):
     """The pool has ``max_pending`` unfinished jobs and the caller did not want to wait."""
 
 
-class PoolBroken(PoolwatchError):
-    """The pool cannot go on; ``__cause__`` is the reason. Unfinished jobs end with it."""
+class PoolBroken(PoolwatchError, BrokenProcessPool):
+    """The pool cannot go on; ``__cause__`` is the reason. Unfinished jobs end with it.
+
+    Also a ``concurrent.futures.process.BrokenProcessPool``, so that existing handlers catch it.
+    """
 
 
 class RestartFreqExceeded(PoolBroken):

@@ -163,11 +163,16 @@ class Feed:
             self._start_thread()
         self.state.bell.ring()
 
+    def drop(self) -> None:
+        """Nobody wants more of the input, whatever has been taken out. Takes no lock."""
+        self._dropped = True
+        self.abandon()
+
     def abandon(self) -> None:
         """The iterator has been collected. Takes no lock, as that may happen anywhere."""
         self.state.forget()
         if not self._ended and not self.core.foreign:
-            self._dropped = self.state.delivered > 0
+            self._dropped = self._dropped or self.state.delivered > 0
             self.state.bell.ring()
             self.core.call_soon(self._abandoned)
 

@@ -14,6 +14,10 @@ from poolwatch.imap_state import IMapState
 T = TypeVar("T")
 
 
+class NoResultYet(TimeoutError):
+    """The time to wait for a result is over; told apart from a job's own ``TimeoutError``."""
+
+
 class IMapIterator(Generic[T]):
     """The results of an ``imap``, in input order (as ``multiprocessing.pool.IMapIterator``).
 
@@ -106,9 +110,13 @@ class IMapIterator(Generic[T]):
             rest = None if deadline is None else max(0.0, deadline - time.monotonic())
             core.access.assist.until(state.has_next, rest)
             if rest == 0.0 and not state.has_next():
-                raise TimeoutError(f"no result after {timeout:g} s")
+                raise NoResultYet(f"no result after {timeout:g} s")
             if not state.has_next():
                 state.wait(rest)
+
+    def drop(self) -> None:
+        """Read no more of the input; what has not been taken out is forgotten."""
+        self._feed.drop()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state.delivered} taken>"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from poolwatch import config
 from poolwatch.chunks import Accounts, Chunk, Item
 from poolwatch.core import Core
-from poolwatch.job import NO_OPTIONS, Job, JobOptions
+from poolwatch.job import Job
 from poolwatch.map_results import MapResult
 from poolwatch.transport import frames
 
@@ -61,11 +61,9 @@ class Mapper:
         self._star = star
         self._size = size
         self._name = config.name_of(func)
-        self._options = NO_OPTIONS
+        self._options = options = core.plain_options()
         self._flags = frames.PROMPT if prompt else 0
-        soft, hard = config.job_limits(core.options, None, None)
-        if soft is not None or hard is not None:
-            self._options = JobOptions(soft_timeout=soft, timeout=hard)
+        if options.soft_timeout is not None or options.timeout is not None:
             self._flags |= frames.LIMITED
 
     def submit(self, result: MapResult[Any], items: list[Any], pool: object) -> None:

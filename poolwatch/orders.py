@@ -47,6 +47,19 @@ class Orders:
             job.cancelled = True
         return self.terminate(job, signal.SIGTERM)
 
+    def take_back(self, job: Job) -> bool:
+        """Cancel a job only if it has not begun; return whether it is cancelled."""
+        self.check_owner()
+        with self._dispatcher.lock:
+            self._dispatcher.take_arrivals()
+            if job.state.final:
+                return job.state is JobState.CANCELLED
+            if not self._not_begun(job):
+                return False
+            job.cancelled = job.terminated = True
+            self._end_on_purpose(job, None)
+            return True
+
     def terminate(self, job: Job, signum: int) -> bool:
         """End a job; return False when it has ended already."""
         self.check_owner()

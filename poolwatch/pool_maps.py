@@ -204,8 +204,9 @@ class PoolMaps:
         chunksize: int,
         buffersize: int | None,
         state: IMapState,
+        star: bool = False,
     ) -> Feed:
-        """Begin to read the input of an ``imap``."""
+        """Begin to read the input of an ``imap``; with ``star`` an item holds several arguments."""
         core = self._core
         core.check_open()
         _check_func(func)
@@ -215,7 +216,7 @@ class PoolMaps:
         else:
             window = checks.whole("buffersize", buffersize)
         size = min(size, window)
-        mapper = Mapper(core, func, False, size, prompt=True)
+        mapper = Mapper(core, func, star, size, prompt=True)
         feed = Feed(core, mapper, state, iterable, size, window, self)
         feed.start()
         return feed

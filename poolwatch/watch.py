@@ -15,17 +15,19 @@ class Watch:
     """Calls back when a job ends.
 
     Args:
+        owner: whose handle it is, see ``chunks.Part``.
         notify: called with the job when it has ended, in whatever thread ended it, with the
             dispatcher's lock held: it must be quick, run nothing of the user's and take no lock
             that is held while the pool is used. It may be called twice for the same end.
     """
 
-    __slots__ = ("_notify",)
+    __slots__ = ("_notify", "owner")
 
     flags = 0
     ahead = 1
 
-    def __init__(self, notify: Callable[[Job], None]) -> None:
+    def __init__(self, owner: object, notify: Callable[[Job], None]) -> None:
+        self.owner = owner
         self._notify = notify
 
     def call(self) -> None:

@@ -1,0 +1,270 @@
+"""``ProcessPoolExecutor``: the face that programs written for ``concurrent.futures`` know."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from poolwatch import checks, config
+from poolwatch.executor_map import ResultIterator, map_results
+from poolwatch.futures import Future, Settler
+from poolwatch.pool import Pool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from poolwatch.keywords import PoolKeywords
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"  # as the standard library says it
+_AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+_exiting = False
+_executors: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
+
+
+class ProcessPoolExecutor(concurrent.futures.Executor):
+    """An executor in which a death fails one future (as ``concurrent.futures``, and better).
+
+    Args:
+        max_workers: number of workers; by default the processors that this process may use.
+        mp_context: how workers are made, see ``Pool``'s ``context``.
+        initializer: called once per worker before its first job, see ``Pool``.
+        initargs: its arguments.
+        max_tasks_per_child: jobs after which a worker is replaced; None for no bound.
+        cancel_running: whether ``Future.cancel()`` also stops a job that runs; it costs the worker,
+            which is replaced.
+        **options: all other keyword arguments of ``Pool``, by the same names.
+
+    Raises:
+        TypeError: an argument of the wrong kind, or one that does not exist.
+        ValueError: a value out of range.
+        OSError: no process or descriptor to be had.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: str | BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        cancel_running: bool = False,
+        **options: Unpack[PoolKeywords],
+    ) -> None:
+        if max_workers is not None:
+            checks.whole("max_workers", max_workers, 0)
+            if max_workers == 0:
+                raise ValueError("max_workers must be greater than 0")
+        if max_tasks_per_child is not None:
+            checks.whole("max_tasks_per_child", max_tasks_per_child)
+        checks.flag("cancel_running", cancel_running)
+        pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, mp_context, **options)
+        self._take(pool, cancel_running, owned=True)
+
+    @classmethod
+    def from_pool(cls, pool: Pool, *, cancel_running: bool = False) -> ProcessPoolExecutor:
+        """Return an executor that shares a pool; shutting it down leaves the pool open.
+
+        Args:
+            pool: an open pool.
+            cancel_running: as for the class.
+
+        Raises:
+            TypeError: no pool.
+            ValueError: the pool is closed.
+        """
+        if not isinstance(pool, Pool):
+            raise TypeError(f"pool must be a poolwatch.Pool, not {pool!r}")
+        checks.flag("cancel_running", cancel_running)
+        pool._core.check_open()
+        self = cls.__new__(cls)
+        self._take(pool, cancel_running, owned=False)
+        return self
+
+    def _take(self, pool: Pool, cancel_running: bool, owned: bool) -> None:
+        self._pool = pool
+        self._core = pool._core
+        self._owned = owned
+        self._shut_down = False
+        self._settler = Settler(pool._core, cancel_running)
+        _executors.add(self)
+        # Collected without having been shut down: what was submitted runs, then the workers go.
+        self._finalizer = weakref.finalize(self, _close, pool) if owned else None
+        if self._finalizer is not None:
+            self._finalizer.atexit = False
+
+    @property
+    def _max_workers(self) -> int:
+        """Number of workers; other libraries read it by this name."""
+        return self._pool.processes
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
+        """Run ``fn(*args, **kwargs)`` in a worker; return a :class:`Future` at once.
+
+        If the call does not pickle, the future tells so.
+
+        Raises:
+            TypeError: not callable.
+            RuntimeError: after ``shutdown()``, or at the interpreter's end.
+            PoolBroken: the pool cannot go on; it is a ``BrokenProcessPool``.
+        """
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {fn!r}")
+        self._check_open()
+        core = self._core
+        options = core.plain_options()
+        future: Future[T] = Future(self._settler)
+        try:
+            call = core.snapshot.encode(fn, args, kwargs)
+        except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+            future.set_exception(error)
+            return future
+        watch = self._settler.watch(future)
+        job = core.part_job(config.name_of(fn), call, watch, options, self._pool)
+        future._job = job
+        try:
+            core.submit_job(job)
+        except ValueError:
+            raise RuntimeError(_AFTER_SHUTDOWN) from None
+        return future
+
+    def _check_open(self) -> None:
+        self._core.check_owner()
+        if _exiting:
+            raise RuntimeError(_AFTER_EXIT)
+        if self._shut_down:
+            raise RuntimeError(_AFTER_SHUTDOWN)
+        try:
+            self._core.check_open()
+        except ValueError:
+            raise RuntimeError(_AFTER_SHUTDOWN) from None
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> ResultIterator[T]:
+        """Return an iterator over ``fn(*items)`` for the items of all iterables side by side.
+
+        It ends with the shortest. The first error raised ends the iterator; what has not begun then
+        is cancelled, as when the iterator is closed (as in the standard library). A worker's death
+        costs the item that it was at, also when items travel together.
+
+        Args:
+            fn: called with one item of each iterable.
+            *iterables: read to their end at once; with ``buffersize`` as results are taken.
+            timeout: seconds from now until the last result; None for no bound.
+            chunksize: items that travel together.
+            buffersize: how many items may be read beyond those whose results have been taken.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: chunksize or buffersize below 1.
+            RuntimeError, PoolBroken: as :meth:`submit`.
+        """
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {fn!r}")
+        size = checks.whole("chunksize", chunksize)
+        if timeout is not None:
+            timeout = time.monotonic() + checks.seconds("timeout", timeout, negative=True)
+        if buffersize is not None:
+            checks.whole("buffersize", buffersize)
+        self._check_open()
+        return map_results(self._pool, fn, iterables, timeout, size, buffersize)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs; may be called more than once.
+
+        Args:
+            wait: return when all futures are done and the workers have gone. With False they go on
+                by themselves.
+            cancel_futures: cancel the futures whose jobs have not begun.
+        """
+        self._shut_down = True
+        core = self._core
+        if core.foreign:
+            return
+        jobs = core.unfinished_jobs(self._settler)
+        if cancel_futures:
+            for job in jobs:
+                core.access.orders.take_back(job)
+        if self._owned:
+            self._pool.close()
+            if self._finalizer is not None:
+                self._finalizer.detach()
+            if wait:
+                self._pool.join()
+        elif wait:
+            for job in jobs:
+                job.wait(None)
+
+    def terminate_workers(self) -> None:
+        """End the executor at once; running jobs get SIGTERM first (as in Python 3.14).
+
+        Jobs that have not begun are cancelled. Those that run get ``SystemExit``, and SIGKILL after
+        the pool's ``terminate_grace``; their futures end with ``Terminated``. With
+        :meth:`from_pool` only this executor's jobs are ended. Returns at once.
+        """
+        self._shut_down = True
+        orders = self._core.access.orders
+        for job in self._core.unfinished_jobs(self._settler):
+            if not orders.take_back(job):
+                orders.terminate(job, signal.SIGTERM)
+        self.shutdown(wait=False)
+
+    def kill_workers(self) -> None:
+        """End the executor at once, with SIGKILL (as in Python 3.14).
+
+        Jobs that have not begun are cancelled, futures of jobs that run end with ``Terminated``.
+        With :meth:`from_pool` only this executor's jobs are ended. Returns at once.
+        """
+        self._shut_down = True
+        orders = self._core.access.orders
+        for job in self._core.unfinished_jobs(self._settler):
+            if not orders.take_back(job):
+                orders.terminate(job, signal.SIGKILL)
+        if self._owned:
+            self._core.terminate()
+        self.shutdown(wait=False)
+
+    def __repr__(self) -> str:
+        state = "shut down" if self._shut_down else "open"
+        return f"<ProcessPoolExecutor {self._pool.name} {self._max_workers} workers, {state}>"
+
+
+def _close(pool: Pool) -> None:
+    if not pool._core.foreign:
+        pool.close()
+
+
+def _at_exit() -> None:
+    """What was submitted before the interpreter's end runs (as in the standard library)."""
+    global _exiting
+    _exiting = True
+    for executor in list(_executors):
+        executor.shutdown()
+
+
+# Where the standard library's own executors end as well: threads can still be started then.
+_register_atexit = getattr(threading, "_register_atexit", atexit.register)
+_register_atexit(_at_exit)

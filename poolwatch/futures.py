@@ -1,0 +1,160 @@
+"""The futures of ``ProcessPoolExecutor``, and how they are settled.
+
+A future is settled (gets its result and runs its callbacks) on the pool's delivery thread, many at
+a time; or earlier, by whoever waits for it in ``result()`` or ``exception()``, as long as it has no
+callbacks, for these are never called in the thread of somebody who only waits. The supervisor's
+thread settles none: that would run the user's code.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections import deque
+from typing import Any, TypeVar
+
+from poolwatch import checks
+from poolwatch.core import Core
+from poolwatch.job import Job, JobState, Usage
+from poolwatch.watch import Watch
+
+T = TypeVar("T")
+
+
+class Future(concurrent.futures.Future[T]):
+    """What ``submit`` returns: a ``concurrent.futures.Future`` that knows its job.
+
+    It can be cancelled as long as the job has not begun, also when it has been sent to a worker.
+    """
+
+    def __init__(self, settler: Settler) -> None:
+        """Make one; called by the executor."""
+        super().__init__()
+        self._settler = settler
+        self._job: Job | None = None
+
+    @property
+    def job_id(self) -> int | None:
+        """Number of the job in its pool; None when its call did not pickle."""
+        return None if self._job is None else self._job.id
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the job has used, see ``ApplyResult.usage``."""
+        return None if self._job is None else self._job.usage
+
+    def running(self) -> bool:
+        """Return True while the job runs in a worker."""
+        job = self._job
+        return (
+            not self.done() and job is not None and self._settler.state_of(job) is JobState.RUNNING
+        )
+
+    def cancel(self) -> bool:
+        """Take the job back, if it has not begun; return whether it is cancelled.
+
+        With the executor's ``cancel_running`` a job that runs is stopped as well.
+        """
+        job = self._job
+        if job is not None and not self.done() and not self._settler.take_back(job):
+            return False
+        cancelled = super().cancel()
+        if cancelled:
+            self._tell_of_cancellation()
+        return cancelled
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the value, or raise the job's exception.
+
+        Args:
+            timeout: seconds to wait; None for no bound.
+
+        Raises:
+            concurrent.futures.CancelledError: it was cancelled.
+            concurrent.futures.TimeoutError: it is not done after that time.
+            WorkerLostError: the worker died while it ran the job; no other future fails for it.
+            PoolBroken: the pool cannot go on; it is a ``BrokenProcessPool``.
+            Exception: what the job raised.
+        """
+        return super().result(self._wait_helping(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the job's exception, or None when it has succeeded; see :meth:`result`."""
+        return super().exception(self._wait_helping(timeout))
+
+    def _wait_helping(self, timeout: float | None) -> float | None:
+        """Help the pool along, and settle here what has ended; return the seconds that are left."""
+        job = self._job
+        if job is None or self.done():
+            return timeout
+        if timeout is not None:
+            timeout = checks.seconds("timeout", timeout, negative=True)
+        timeout = self._settler.help_until(job, timeout)
+        if job.ready and not self._done_callbacks:  # type: ignore[attr-defined]
+            self._settle()
+        return timeout
+
+    def _settle(self) -> None:
+        """Take over the job's outcome; runs callbacks. Any thread but the supervisor's."""
+        job = self._job
+        if job is None:
+            return
+        if job.state is JobState.CANCELLED:
+            if super().cancel():
+                self._tell_of_cancellation()
+            return
+        succeeded, value = job.result()
+        try:
+            if succeeded:
+                self.set_result(value)
+            else:
+                self.set_exception(value)
+        except concurrent.futures.InvalidStateError:
+            pass  # somebody else has settled it, or it was cancelled meanwhile
+
+    def _tell_of_cancellation(self) -> None:
+        """Wake those who wait for several futures; once."""
+        with self._condition:
+            if self._state == concurrent.futures._base.CANCELLED:
+                self.set_running_or_notify_cancel()
+
+
+class Settler:
+    """Settles the futures of one executor, on the delivery thread, many at a time."""
+
+    def __init__(self, core: Core, cancel_running: bool) -> None:
+        self.core = core
+        self._cancel_running = cancel_running
+        self._ended: deque[Future[Any]] = deque()
+        self._called = False  # the delivery thread will come by
+
+    def watch(self, future: Future[Any]) -> Watch:
+        """Return what tells of the end of a future's job."""
+
+        def ended(job: Job) -> None:
+            self._ended.append(future)
+            if not self._called:
+                self._called = True
+                self.core.deliver(self._settle_all)
+
+        return Watch(self, ended)
+
+    def _settle_all(self) -> None:
+        self._called = False  # first: what is added from here on has it called again
+        while self._ended:
+            future = self._ended.popleft()
+            future._settle()
+            del future
+
+    def take_back(self, job: Job) -> bool:
+        """Cancel a job; False when it runs and may not be stopped, or has ended."""
+        orders = self.core.access.orders
+        return orders.cancel(job) if self._cancel_running else orders.take_back(job)
+
+    def help_until(self, job: Job, timeout: float | None) -> float | None:
+        """Help the pool along until a job has ended; return the seconds that are left."""
+        self.core.check_owner()
+        return self.core.access.assist.until(job.is_ready, timeout)
+
+    def state_of(self, job: Job) -> JobState:
+        """Return where a job is on its way."""
+        return self.core.handle_of(job).state
