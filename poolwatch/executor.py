@@ -62,10 +62,8 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         cancel_running: bool = False,
         **options: Unpack[PoolKeywords],
     ) -> None:
-        if max_workers is not None:
-            checks.whole("max_workers", max_workers, 0)
-            if max_workers == 0:
-                raise ValueError("max_workers must be greater than 0")
+        if max_workers is not None and checks.integer("max_workers", max_workers) <= 0:
+            raise ValueError("max_workers must be greater than 0")
         if max_tasks_per_child is not None:
             checks.whole("max_tasks_per_child", max_tasks_per_child)
         checks.flag("cancel_running", cancel_running)

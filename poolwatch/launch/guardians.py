@@ -14,13 +14,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from multiprocessing.reduction import ForkingPickler
+from types import FrameType
 
 from poolwatch.launch.fresh import Preparation, command
 from poolwatch.launch.zygote import Guardian, Nursery, Zygote, run_helper
 from poolwatch.transport import kernel
 from poolwatch.worker.main import WorkerSetup
+
+_EXECUTE_CHILD = subprocess.Popen._execute_child.__code__  # type: ignore[attr-defined]
+_FRAMES_OF_POPEN = 16  # more than it ever has on top of it
 
 
 class Child:
@@ -110,7 +115,32 @@ def _fork() -> int:
     with warnings.catch_warnings():
         # Python 3.12 warns of forking while threads run. The zygote exists to do this once, early.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+        pipes = _pipes_of_starting_programs()
+        pid = os.fork()
+    if pid == 0:
+        _close(pipes)
+    return pid
+
+
+def _pipes_of_starting_programs() -> list[int]:
+    """Return the pipes through which ``subprocess.Popen`` in other threads hears of its child.
+
+    It waits for the end of that pipe. A process that is forked in the middle of it inherits the
+    pipe, and unless it lets go, ``Popen`` waits as long as that process lives.
+    """
+    own = threading.get_ident()
+    pipes = []
+    for thread, top in sys._current_frames().items():
+        frame: FrameType | None = top if thread != own else None
+        for _ in range(_FRAMES_OF_POPEN):
+            if frame is None:
+                break
+            if frame.f_code is _EXECUTE_CHILD:
+                pipe = frame.f_locals.get("errpipe_write")
+                if isinstance(pipe, int) and pipe >= 0:
+                    pipes.append(pipe)
+            frame = frame.f_back
+    return pipes
 
 
 def _tracker_fd() -> int:
