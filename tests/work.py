@@ -58,6 +58,13 @@ def square(number: int) -> int:
     return number * number
 
 
+def square_or_ring(item: object) -> int:
+    """Squares a number; fails with a word, or rings the bell behind a path."""
+    if isinstance(item, str) and os.path.exists(item):
+        ring(item)
+    return item * item  # type: ignore[operator]
+
+
 def add(left: int, right: int = 0) -> int:
     return left + right
 
