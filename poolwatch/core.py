@@ -237,6 +237,10 @@ class Core:
         """Have something called on the delivery thread."""
         self._delivery.put(call)
 
+    def is_delivering(self) -> bool:
+        """Return True on the delivery thread: in a callback, hook or listener."""
+        return self._delivery.is_current()
+
     def infos(self) -> list[WorkerInfo]:
         """Return what a user may see of the workers."""
         self.check_owner()

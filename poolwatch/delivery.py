@@ -62,9 +62,13 @@ class Delivery:
         if not self._started:
             self._stopped = True
 
+    def is_current(self) -> bool:
+        """Return True inside of it."""
+        return self._thread is threading.current_thread()
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread's end; at once when called from inside it."""
-        if not self._started or self._thread is threading.current_thread():
+        if not self._started or self.is_current():
             return True
         self._thread.join(timeout)
         return not self._thread.is_alive()

@@ -215,6 +215,7 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         elif wait:
             for job in jobs:
                 job.wait(None)
+            self._settler.wait_for_delivery()
 
     def terminate_workers(self) -> None:
         """End the executor at once; running jobs get SIGTERM first (as in Python 3.14).

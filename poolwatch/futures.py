@@ -9,6 +9,7 @@ thread settles none: that would run the user's code.
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections import deque
 from typing import Any, TypeVar
 
@@ -144,6 +145,16 @@ class Settler:
             future = self._ended.popleft()
             future._settle()
             del future
+
+    def wait_for_delivery(self) -> None:
+        """Return when the futures whose jobs have ended are settled and their callbacks have run.
+
+        On the delivery thread, that is in one of these callbacks, at once.
+        """
+        if not self.core.is_delivering():
+            done = threading.Event()
+            self.core.deliver(done.set)
+            done.wait()
 
     def take_back(self, job: Job) -> bool:
         """Cancel a job; False when it runs and may not be stopped, or has ended."""
