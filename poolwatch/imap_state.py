@@ -78,6 +78,7 @@ class IMapState:
         refill_at: how much of :attr:`progress` lets the input go on.
         bell: wakes the thread that reads the input.
         over: everything has been taken out.
+        sleepers: rung when something may be there, then forgotten.
     """
 
     def __init__(self) -> None:
@@ -96,7 +97,7 @@ class IMapState:
         self._cut = False
         self._error: BaseException | None = None  # raised after all items
         self._taking = threading.RLock()  # unpickling may come back here
-        self._sleepers: dict[Bell, None] = {}
+        self.sleepers: dict[Bell, None] = {}
 
     @property
     def progress(self) -> int:
@@ -124,7 +125,7 @@ class IMapState:
 
     def _came(self, count: int) -> None:
         self.accounted += count
-        if self._sleepers and self.has_next():
+        if self.sleepers and self.has_next():
             self._wake()
         if self.lifted and self.accounted >= self.refill_at:
             self.bell.ring()
@@ -135,11 +136,11 @@ class IMapState:
     def abort(self, error: BaseException) -> None:
         """The pool has ended; every item gets its own error, and :meth:`cut` tells the rest."""
 
-    def cut(self, error: BaseException) -> None:
+    def cut(self, error: BaseException | None) -> None:
         """The pool has ended before the input: nothing more comes.
 
         Args:
-            error: raised when all that has come has been taken out.
+            error: raised when all that has come has been taken out; None to end without one.
         """
         self._error = error
         self._cut = True
@@ -211,17 +212,17 @@ class IMapState:
     def wait(self, timeout: float | None) -> None:
         """Sleep until something may be there, no longer than so many seconds."""
         bell = Bell()
-        self._sleepers[bell] = None
+        self.sleepers[bell] = None
         try:
             if not self.has_next():
                 bell.wait(timeout)
         finally:
-            self._sleepers.pop(bell, None)
+            self.sleepers.pop(bell, None)
 
     def _wake(self) -> None:
-        for bell in list(self._sleepers):
+        for bell in list(self.sleepers):
             bell.ring()
-            self._sleepers.pop(bell, None)
+            self.sleepers.pop(bell, None)
 
 
 def _load(piece: Piece) -> deque[list[Any] | Loaded]:

@@ -37,6 +37,13 @@ def ring_and_wait(bell: str, gate: str, text: object = None) -> int:
     return os.getpid()
 
 
+def echo_after(item: tuple[str, str, int]) -> int:
+    """Rings, waits at the gate, and returns the number."""
+    bell, gate, number = item
+    ring_and_wait(bell, gate)
+    return number
+
+
 def note(path: str, text: object) -> None:
     """Appends a line in one write, so that it is there wholly or not at all."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
