@@ -260,7 +260,7 @@ def test_cancelled_map_ends_its_items(stage: Stage) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await pool.apply(work.square, 3) == 9
-            assert not pool._core.dispatcher.unfinished
+            await asyncio.to_thread(eventually, lambda: not pool._core.dispatcher.unfinished)
 
     run(main)
 
@@ -372,7 +372,7 @@ def test_iterator_that_is_left_ends_what_it_began(stage: Stage) -> None:
                 del results
                 gc.collect()
                 assert await pool.apply(work.square, 3) == 9
-            assert not pool._core.dispatcher.unfinished
+            await asyncio.to_thread(eventually, lambda: not pool._core.dispatcher.unfinished)
 
     run(main)
 
