@@ -6,7 +6,6 @@ pays; the pool lives.
 
 from poolwatch import events
 from poolwatch._version import __version__
-from poolwatch.crew import WorkerInfo
 from poolwatch.exceptions import (
     BootError,
     JobCancelled,
@@ -44,6 +43,7 @@ from poolwatch.policies import (
 )
 from poolwatch.pool import Pool
 from poolwatch.results import ApplyResult, AsyncResult
+from poolwatch.workers import WorkerInfo
 
 __all__ = [
     "ApplyResult",

@@ -20,7 +20,6 @@ import math
 from collections.abc import Callable
 from time import monotonic_ns
 
-from poolwatch.crew import WorkerProcess, WorkerState
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.events import Bus
 from poolwatch.intake import Intake
@@ -28,6 +27,7 @@ from poolwatch.job import Job
 from poolwatch.loop import EventLoop
 from poolwatch.transport import kernel, ledger
 from poolwatch.transport.kernel import yield_processor
+from poolwatch.workers import WorkerProcess, WorkerState
 
 _LOOK_NS = 60_000  # how long to look without finding anything
 _SHORT_NS = 60_000  # average run time of jobs that are worth looking out for

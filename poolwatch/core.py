@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from poolwatch.chunks import Part
 from poolwatch.config import PoolOptions, job_limits
-from poolwatch.crew import WorkerInfo, WorkerState, decode_cause
+from poolwatch.crew import decode_cause
 from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
 from poolwatch.exceptions import PoolBroken, Terminated
@@ -29,6 +29,7 @@ from poolwatch.results import Access, ApplyResult
 from poolwatch.snapshot import Call, Snapshot
 from poolwatch.supervisor import Supervisor
 from poolwatch.worker.main import WorkerSetup
+from poolwatch.workers import WorkerInfo, WorkerState
 
 logger = logging.getLogger("poolwatch")
 

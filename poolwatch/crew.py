@@ -1,4 +1,4 @@
-"""The workers: the parent's record of each, how many there are, and when a new one is made.
+"""The crew: how many workers there are, and when a new one is made.
 
 A failure to *boot* (no process to be had, the initializer raises or kills) is told apart from a
 death at work. The first is counted and breaks the pool after so many in a row; the second never
@@ -7,27 +7,22 @@ does, it only paces the replacements, unless the caller gave ``max_restarts``.
 
 from __future__ import annotations
 
-import enum
 import os
-import select
 import signal
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from poolwatch.config import PoolOptions
 from poolwatch.events import BootFailed, Bus, Trouble
 from poolwatch.exceptions import BootError, PoolBroken, RestartFreqExceeded, WorkerLostError
-from poolwatch.launch.launcher import Launcher, WorkerHands
+from poolwatch.launch.launcher import Launcher
 from poolwatch.loop import EventLoop
 from poolwatch.loss import Postmortem
 from poolwatch.transport import codec, frames, ledger
-from poolwatch.transport.rings import RingReader
-from poolwatch.transport.streams import Stream
+from poolwatch.workers import WorkerInfo, WorkerProcess, WorkerState
 
 if TYPE_CHECKING:
-    from poolwatch.job import Job
     from poolwatch.timers import Timer
 
 _PACE = 100  # replacements a second; more deaths than that are a storm, not work
@@ -36,172 +31,6 @@ _LEAVE_SECONDS = 3.0  # a worker that was told to leave is killed after that
 _FIRST_PAUSE = 0.02  # seconds until the next attempt when no process can be made; doubled each time
 _LONGEST_PAUSE = 1.0
 _LOOK_NS = 50_000  # how long a worker looks for its next job, where it has a processor of its own
-
-
-class WorkerState(enum.Enum):
-    """Where a worker is in its life."""
-
-    BOOTING = 1
-    UP = 2
-    LEAVING = 3  # recycled or told to leave; takes no more jobs
-    DEAD = 4
-
-
-class WorkerProcess:
-    """The parent's record of one worker.
-
-    The dispatcher's lock guards ``state``, ``jobs`` and the serials.
-
-    Attributes:
-        token: number of the worker in its pool.
-        name: name of the worker.
-        state: see :class:`WorkerState`.
-        hands: the parent's ends: stream, row, files.
-        fields: the row's fields.
-        ring: small results come in here.
-        pid: process id, once it exists.
-        pidfd: stands for the process; signals go through it.
-        jobs: what it holds, serial to job, in the order of sending.
-        sent: serial of the last job sent.
-        sent_at: when it was last sent something while it held nothing, monotonic nanoseconds.
-        exitcode: its exit code, once it has ended.
-        peak_rss: its greatest resident set in bytes, likewise.
-        sending: serial of the job whose limit passed while it was writing its result.
-        done: how many results it has delivered.
-        asked: how often it was asked whether it is there.
-        unresponsive: it did not touch what it was sent, and has not answered since.
-        blameless: its zygote died, and it with it.
-        boot_failure: what its initializer raised, pickled.
-        reason: what else explains its death.
-    """
-
-    __slots__ = (
-        "asked",
-        "blameless",
-        "boot_failure",
-        "boot_timer",
-        "born",
-        "done",
-        "exitcode",
-        "fields",
-        "hands",
-        "jobs",
-        "leave_timer",
-        "name",
-        "peak_rss",
-        "pid",
-        "pidfd",
-        "reason",
-        "report_timer",
-        "ring",
-        "sending",
-        "sent",
-        "sent_at",
-        "state",
-        "stream",
-        "token",
-        "unresponsive",
-    )
-
-    def __init__(self, token: int, name: str, hands: WorkerHands, born: float) -> None:
-        self.token = token
-        self.name = name
-        self.state = WorkerState.BOOTING
-        self.hands = hands
-        self.stream: Stream = hands.stream
-        self.fields = hands.row.fields
-        self.ring = RingReader(hands.row)
-        self.pid: int | None = None
-        self.pidfd: int | None = None
-        self.jobs: dict[int, Job] = {}
-        self.sent = 0
-        self.sent_at = 0
-        self.sending = 0
-        self.exitcode: int | None = None
-        self.peak_rss: int | None = None
-        self.done = 0
-        self.born = born
-        self.unresponsive = False
-        self.asked = 0
-        self.blameless = False
-        self.boot_failure: bytes | None = None
-        self.boot_timer: Timer | None = None
-        self.leave_timer: Timer | None = None
-        self.report_timer: Timer | None = None
-        self.reason: str | None = None
-
-    def running(self) -> Job | None:
-        """Return the job that the worker has begun and not delivered, or None."""
-        if self.state is WorkerState.DEAD:
-            return None
-        return self.jobs.get(self.fields[ledger.STARTED])
-
-    def phase(self) -> str:
-        """Return what the worker is doing, in words."""
-        if self.state is WorkerState.BOOTING:
-            return "booting"
-        phase = ledger.PHASES[self.fields[ledger.PHASE]]
-        receiving = self.fields[ledger.RECEIVING]
-        if phase == "idle" and receiving > self.fields[ledger.STARTED] and receiving in self.jobs:
-            return "receiving"
-        return phase
-
-    def has_ended(self) -> bool:
-        """Return True when the process has ended, reported or not."""
-        if self.pidfd is None:
-            return False
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def send_signal(self, signum: int) -> bool:
-        """Send a signal to this very process; False when it has no pidfd or has ended."""
-        if self.pidfd is None:
-            return False
-        try:
-            signal.pidfd_send_signal(self.pidfd, signum)
-        except OSError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Close the parent's descriptors."""
-        self.hands.close()
-        self.close_pidfd()
-
-    def close_pidfd(self) -> None:
-        """Close the pidfd; may be called more than once."""
-        pidfd, self.pidfd = self.pidfd, None
-        if pidfd is not None:
-            os.close(pidfd)
-
-    def __repr__(self) -> str:
-        return f"<WorkerProcess {self.name} pid={self.pid} {self.state.name}>"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """What a user sees of a worker.
-
-    Attributes:
-        name: name of the worker.
-        pid: process id.
-        phase: booting, idle, receiving, running, sending or leaving.
-        job: qualified name of the function that it runs, or None.
-        job_id: number of that job, or None.
-        job_seconds: how long that job has run, in seconds, or None.
-        jobs_done: results it has delivered.
-        age: seconds since it was asked for.
-    """
-
-    name: str
-    pid: int
-    phase: str
-    job: str | None
-    job_id: int | None
-    job_seconds: float | None
-    jobs_done: int
-    age: float
 
 
 class Crew:

@@ -21,12 +21,12 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.crew import WorkerProcess, WorkerState
 from poolwatch.events import Bus, HookFailed, JobMoved, JobsRecalled, Trouble
 from poolwatch.exceptions import PoisonJobError
 from poolwatch.job import NO_OPTIONS, Job, JobState
 from poolwatch.loop import EventLoop
 from poolwatch.transport import frames, kernel, ledger
+from poolwatch.workers import WorkerProcess, WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

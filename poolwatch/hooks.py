@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from poolwatch.config import PoolOptions
-from poolwatch.crew import WorkerProcess
 from poolwatch.delivery import Delivery
 from poolwatch.events import Bus, HookFailed
 from poolwatch.exceptions import JobDecodingError
@@ -18,6 +17,7 @@ from poolwatch.results import ApplyResult
 from poolwatch.transport import codec
 from poolwatch.transport.bulk import Bulk
 from poolwatch.transport.calls import Functions
+from poolwatch.workers import WorkerProcess
 
 
 class Hooks:

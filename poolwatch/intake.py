@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from poolwatch.aside import Aside
-from poolwatch.crew import Crew, WorkerProcess, WorkerState
+from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.endings import Endings
 from poolwatch.events import Bus, Trouble, WorkerUp
@@ -19,6 +19,7 @@ from poolwatch.loop import EventLoop
 from poolwatch.transport import frames, kernel, ledger
 from poolwatch.transport.frames import FAILURE, HEADER, RESULT, Frame
 from poolwatch.transport.rings import CorruptRingError
+from poolwatch.workers import WorkerProcess, WorkerState
 
 _HEADER_SIZE = HEADER.size
 _STATE = {RESULT: JobState.SUCCEEDED, FAILURE: JobState.FAILED}  # by kind of frame

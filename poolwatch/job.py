@@ -36,8 +36,8 @@ from poolwatch.transport.frames import Frame
 
 if TYPE_CHECKING:
     from poolwatch.chunks import Part
-    from poolwatch.crew import WorkerProcess
     from poolwatch.policies import LostWorkerPolicy
+    from poolwatch.workers import WorkerProcess
 
 
 class JobState(enum.Enum):

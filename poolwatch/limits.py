@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from poolwatch import postmortem
-from poolwatch.crew import Crew, WorkerProcess, WorkerState
+from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.events import Bus, JobTimedOut
 from poolwatch.exceptions import TimeLimitExceeded
@@ -23,6 +23,7 @@ from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.loop import EventLoop
 from poolwatch.timers import Timer
 from poolwatch.transport import kernel, ledger
+from poolwatch.workers import WorkerProcess, WorkerState
 
 _DUMP_SECONDS = 0.05  # a dump that takes longer is taken as it is
 _FIRST_LOOK = 0.001

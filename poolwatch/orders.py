@@ -10,11 +10,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-from poolwatch.crew import Crew, WorkerProcess, WorkerState
+from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.job import Job, JobState
 from poolwatch.loop import EventLoop
 from poolwatch.transport import ledger
+from poolwatch.workers import WorkerProcess, WorkerState
 
 
 class Orders:

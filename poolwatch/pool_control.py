@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from poolwatch import checks
 from poolwatch.core import Core
-from poolwatch.crew import WorkerInfo
 from poolwatch.events import Event
+from poolwatch.workers import WorkerInfo
 
 
 class PoolControl:

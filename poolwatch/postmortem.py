@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from poolwatch.crew import WorkerProcess
 from poolwatch.job import Job
 from poolwatch.loss import PYTHON_CRASH_SIGNALS, Postmortem, signal_of
 from poolwatch.transport import ledger
 from poolwatch.worker import main as worker_main
+from poolwatch.workers import WorkerProcess
 
 _MOST = 64 * 1024  # bytes of a dump that are read; faulthandler's own bound is lower
 _WORKER_FILE = worker_main.__file__

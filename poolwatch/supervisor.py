@@ -52,7 +52,7 @@ from poolwatch.aside import Aside
 from poolwatch.assist import Assist
 from poolwatch.chunks import Part
 from poolwatch.config import PoolOptions
-from poolwatch.crew import Crew, WorkerProcess, WorkerState
+from poolwatch.crew import Crew
 from poolwatch.delivery import Delivery
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.endings import Endings
@@ -76,6 +76,7 @@ from poolwatch.loss import Postmortem
 from poolwatch.orders import Orders
 from poolwatch.policies import Fail, FailFast, LostWorkerPolicy, Retry
 from poolwatch.transport import ledger
+from poolwatch.workers import WorkerProcess, WorkerState
 
 _DEATHS_RECEIVING = 3  # so many workers may die while they receive a job; then it is lost
 _DEATH_SECONDS = 2.0  # a killed process may hang in the kernel; its job does not wait longer

@@ -21,7 +21,6 @@ from typing import Any
 from unittest import mock
 
 from poolwatch.config import PoolOptions
-from poolwatch.crew import WorkerProcess
 from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.policies import FailFast
 from poolwatch.supervisor import Supervisor
@@ -29,6 +28,7 @@ from poolwatch.timers import Timer, TimerHeap
 from poolwatch.transport import codec, frames, ledger
 from poolwatch.transport.frames import Frame
 from poolwatch.transport.rings import LARGEST, RingWriter
+from poolwatch.workers import WorkerProcess
 
 NULL = os.open(os.devnull, os.O_RDONLY)
 
