@@ -71,7 +71,9 @@ class Core:
         self._running = True
         self._job_numbers = itertools.count(1)
         self._inputs: dict[Input, None] = {}  # those that have not ended
+        self._setup = setup
         self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
+        self._launchers = [self._launcher]  # the newest last; several for a while after a restart
         try:
             self._start()
         except BaseException:
@@ -94,6 +96,7 @@ class Core:
             self._on_drained,
         )
         self.supervisor.hooks.handle_of = self.handle_of
+        self.supervisor.sizing.on_renewed = self._renew_snapshot
         self.dispatcher = self.supervisor.dispatcher
         self.access = Access(self.supervisor.orders, self.supervisor.assist)
         self._stopped = threading.Event()
@@ -274,8 +277,7 @@ class Core:
         """Nothing of the pool is left when this returns."""
         try:
             self.supervisor.crew.stop_hiring()
-            self._launcher.stop()
-            self._launcher.wait(_STOP_SECONDS)
+            self._stop_launchers()
             with self.dispatcher.lock:
                 self._refusal = self._refusal or ValueError("Pool not running")
                 self.dispatcher.accepting = False
@@ -289,6 +291,35 @@ class Core:
             self._delivery.stop()
             _cores.pop(self._number, None)
             self._stopped.set()
+
+    def _stop_launchers(self) -> None:
+        for launcher in self._launchers:
+            launcher.stop()
+        for launcher in self._launchers:
+            launcher.wait(_STOP_SECONDS)
+
+    def restart(self) -> None:
+        """Replace all workers by ones that are made from the present program. Any thread.
+
+        Raises:
+            ValueError, PoolBroken: as :meth:`check_open`.
+            OSError: no process or descriptor to be had.
+        """
+        self.check_open()
+        launcher = make_launcher(self.options.start_method, self._setup, self.options.name)
+        self._launchers = [other for other in self._launchers if not other.is_gone()] + [launcher]
+        self.call_soon(lambda: self._restart(launcher))
+        if self._stopped.is_set():
+            launcher.stop()  # the pool has ended meanwhile
+            launcher.wait(_STOP_SECONDS)
+
+    def _restart(self, launcher: Launcher) -> None:
+        launcher.attach(self.supervisor, self._loop)
+        self.supervisor.sizing.restart(launcher)
+
+    def _renew_snapshot(self) -> None:
+        """No worker is left that knows less than what the program is now."""
+        self.snapshot = Snapshot()
 
     # -- the ways to end -----------------------------------------------------------------------
 
@@ -406,6 +437,11 @@ class Core:
         return self._delivery.join(bound) or self._terminating
 
     @property
+    def size(self) -> int:
+        """How many workers there may be; see ``Sizing.most``."""
+        return self.supervisor.sizing.most
+
+    @property
     def is_closed(self) -> bool:
         """True when no more jobs are taken."""
         return self._refusal is not None
@@ -418,7 +454,8 @@ class Core:
     def abandon(self) -> None:
         """In a forked child: let go of descriptors, touch nothing else."""
         self.foreign = self.supervisor.orders.foreign = self.supervisor.assist.foreign = True
-        closers: list[Callable[[], object]] = [self._launcher.close, self._loop.abandon]
+        closers: list[Callable[[], object]] = [self._loop.abandon]
+        closers += [launcher.close for launcher in self._launchers]
         for worker in self.supervisor.crew.workers.values():
             closers += [worker.hands.abandon, worker.close_pidfd]
         for close in closers:

@@ -7,6 +7,7 @@ does, it only paces the replacements, unless the caller gave ``max_restarts``.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections import deque
@@ -50,7 +51,8 @@ class Crew:
         self.hiring = True
         self._options = options
         self._loop = loop
-        self._launcher = launcher
+        self.launcher = launcher
+        self.generation = 0  # grows with each restart
         self._bus = bus
         self._on_readable = on_readable
         self._break_pool = break_pool
@@ -67,15 +69,36 @@ class Crew:
 
     def maintain(self) -> None:
         """Make workers until there are as many as were asked for, or until a pause is due."""
-        while self.hiring and self._waiting is None and self._present() < self.target:
+        while self.hiring and self._waiting is None and self.present() < self.target:
             pause = self._pause_before_next()
             if pause > 0:
                 self._pace(pause)
                 return
             self._hire()
 
-    def _present(self) -> int:
-        return sum(worker.state is not WorkerState.LEAVING for worker in self.workers.values())
+    def present(self) -> int:
+        """Return how many workers there are, or will be when they have booted."""
+        leaving = WorkerState.LEAVING
+        return sum(
+            worker.state is not leaving and worker.generation == self.generation
+            for worker in list(self.workers.values())
+        )
+
+    def booting(self) -> int:
+        """Return how many workers are not up yet."""
+        booting = WorkerState.BOOTING
+        return sum(worker.state is booting for worker in list(self.workers.values()))
+
+    def renew(self, launcher: Launcher) -> Launcher:
+        """Make workers with another launcher from now on; return the one used so far."""
+        old, self.launcher = self.launcher, launcher
+        self.generation += 1
+        return old
+
+    def _free_place(self) -> int:
+        """Return the lowest free place."""
+        taken = {worker.place for worker in self.workers.values()}
+        return next(place for place in itertools.count() if place not in taken)
 
     def _pause_before_next(self) -> float:
         if self._started < self.target:
@@ -105,15 +128,21 @@ class Crew:
         self._tokens += 1
         token, now = self._tokens, self._loop.time()
         name = f"{self._options.name}-{token}"
+        place = self._free_place()
+        notes = {ledger.PLACE: place}
+        processors = self._options.cpu_affinity
+        if processors:
+            notes[ledger.PROCESSOR] = 1 + processors[place % len(processors)]
+        if self.target <= self._options.processors:
+            notes[ledger.LOOK_NS] = _LOOK_NS
         try:
-            hands = self._launcher.launch(token, name)
+            hands = self.launcher.launch(token, name, notes)
         except OSError as error:
             self._hire_later(f"no worker could be made: {error}")
             return
         self._started += 1
-        worker = WorkerProcess(token, name, hands, now)
-        if self.target <= self._options.processors:
-            worker.fields[ledger.LOOK_NS] = _LOOK_NS
+        worker = WorkerProcess(token, name, hands, now, self.launcher, self.generation)
+        worker.place = place
         self.workers[token] = worker
         self._loop.watch(worker.stream, lambda: self._on_readable(worker))
         worker.boot_timer = self._loop.call_later(
@@ -165,7 +194,7 @@ class Crew:
         if self._loop.time() - self._made_one < timeout:
             worker.boot_timer = self._loop.call_later(timeout, lambda: self._boot_overdue(worker))
         else:
-            self._launcher.replace_zygote(worker.token)
+            worker.launcher.replace_zygote(worker.token)
 
     def made(self, worker: WorkerProcess, pid: int, pidfd: int | None) -> None:
         """The zygote has made a worker's process."""
@@ -178,7 +207,7 @@ class Crew:
     def kill(self, worker: WorkerProcess, signum: int = signal.SIGKILL) -> None:
         """Send a signal to a worker by whatever way there is."""
         if not worker.send_signal(signum) and worker.pidfd is None:
-            self._launcher.signal(worker.token, signum)
+            worker.launcher.signal(worker.token, signum)
 
     def expect_report(self, worker: WorkerProcess) -> None:
         """A worker is dying; its zygote reports that, unless the zygote itself hangs."""
@@ -191,7 +220,18 @@ class Crew:
             return
         text = f"the zygote does not report the end of worker {worker.name}: it is replaced"
         self._bus.emit(Trouble(self._bus.pool, text))
-        self._launcher.replace_zygote(worker.token)
+        worker.launcher.replace_zygote(worker.token)
+
+    def retire(self, worker: WorkerProcess) -> None:
+        """Tell a worker to leave when it has ended the job that it runs, however long that takes.
+
+        The dispatcher's lock is held.
+        """
+        worker.stream.send(frames.pack(frames.LEAVE, b"", 0))
+        if worker.boot_timer is not None:
+            self._call_off_boot_timer(worker)
+            timeout = self._options.boot_timeout
+            worker.leave_timer = self._loop.call_later(timeout, lambda: self.kill(worker))
 
     def dismiss(self, worker: WorkerProcess) -> None:
         """Tell a worker to leave when it has done what it holds. The dispatcher's lock is held."""

@@ -39,7 +39,9 @@ _BUDGET = 1_000_000  # ns of work that a worker may hold beyond the job it runs
 _OVERHEAD = 8_000  # ns that a job costs in a worker beyond its run time
 _MOST_AHEAD = 128  # frames of jobs that a worker may hold
 _RECALL_AFTER = 0.004  # s between a worker falling idle and a look at what the others hold
-_TINY = 50_000  # ns of average run time below which waking a worker costs more than a job
+TINY_NS = 50_000
+"""Average run time in ns below which waking a worker costs more than a job."""
+
 _LONG = 3_000_000  # ns after which the job in front counts as long
 _UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
 _RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
@@ -78,6 +80,11 @@ class Dispatcher:
         # later job would make it look begun.
         self.in_doubt: dict[WorkerProcess, None] = {}
         self.repair: Callable[[Job | None], None]  # set by the supervisor
+        self.elastic = False  # the number of workers follows the work, see ``sizing``
+        self.on_demand: Callable[[], None]  # set by the sizing, as are the next three
+        self.on_idle: Callable[[], None]
+        self.demanded = False  # it has been told that jobs wait
+        self.watching_idle = False  # it will look at the idle workers
         self.average = float(_BUDGET)  # ns of run time; at first, one job at a time
         self.help_along: Callable[[], None]  # set by the supervisor
         self._submitted = 0
@@ -106,6 +113,9 @@ class Dispatcher:
         if self._idle and self._is_worth_waking():
             self._call_for(self.refill_idle)
         else:
+            if self.elastic and not self._idle and not self.demanded:
+                self.demanded = True
+                self._loop.call_soon(self.on_demand)
             if self._idle and not self._looking:
                 self._look_soon()
             self._submitted += 1  # a rhythm, which need not be exact
@@ -119,7 +129,7 @@ class Dispatcher:
         Should one of them turn out to be at a long job, see ``_look_for_waiting_jobs``.
         """
         at_work = self._up - len(self._idle) - len(self._held_up)
-        return self.average > _TINY or at_work < self._processors
+        return self.average > TINY_NS or at_work < self._processors
 
     def _send_at_once(self, job: Job) -> bool:
         if self.entered or self.backlog or self.arrivals or not self._idle or not self.accepting:
@@ -209,10 +219,20 @@ class Dispatcher:
                 return
             self._idle[worker] = None
             if not self.arrivals:
+                if self.elastic and not self.watching_idle:
+                    self.on_idle()
                 break
             del self._idle[worker]  # somebody may have come by who did not see it idle
         if self.unfinished and not self._looking:
             self._look_soon()
+
+    def has_idle(self) -> bool:
+        """Return True when a worker has nothing to do. The lock is held."""
+        return bool(self._idle)
+
+    def idle_workers(self) -> list[WorkerProcess]:
+        """Return the workers that have nothing to do. The lock is held."""
+        return list(self._idle)
 
     def _quota_used_up(self, worker: WorkerProcess) -> bool:
         return self._bound is not None and worker.done + len(worker.jobs) >= self._bound
@@ -233,7 +253,7 @@ class Dispatcher:
 
     def _send_share(self, worker: WorkerProcess, room: int) -> None:
         """Send from the backlog, but no more than the worker's share of a short one."""
-        lanes = self._up if self.average > _TINY else min(self._up, self._processors)
+        lanes = self._up if self.average > TINY_NS else min(self._up, self._processors)
         share = -(-len(self.backlog) // max(1, lanes))
         count = max(1, min(room, share))
         if self._bound is not None:
@@ -436,6 +456,14 @@ class Dispatcher:
                 waiting |= bool(self.backlog or self.arrivals)
             if waiting and self._idle and not self._looking:
                 self._look_soon()
+
+    def recall_stuck(self) -> None:
+        """Put back in line what waits behind long jobs. The lock is held."""
+        now = int(self._loop.time() * 1e9)
+        for worker in list(self.holding()):
+            if worker.sent > worker.fields[ledger.STARTED] and self._stuck(worker, now):
+                self._held_up[worker] = None
+                self.put_back(self.recall(worker))
 
     def _look_for_the_unresponsive(self) -> None:
         """Take back what a worker has not even looked at, also when no other is idle."""

@@ -16,6 +16,7 @@ from poolwatch.events import Bus, Trouble, WorkerUp
 from poolwatch.hooks import Hooks
 from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome
 from poolwatch.loop import EventLoop
+from poolwatch.sizing import Sizing
 from poolwatch.transport import frames, kernel, ledger
 from poolwatch.transport.frames import FAILURE, HEADER, RESULT, Frame
 from poolwatch.transport.rings import CorruptRingError
@@ -37,6 +38,7 @@ class Intake:
         hooks: Hooks,
         endings: Endings,
         aside: Aside,
+        sizing: Sizing,
     ) -> None:
         self._loop = loop
         self._bus = bus
@@ -45,6 +47,7 @@ class Intake:
         self._hooks = hooks
         self._endings = endings
         self._aside = aside
+        self._sizing = sizing
         self.current: Job | None = None  # taken in last, see take_simple()
 
     def on_readable(self, worker: WorkerProcess) -> None:
@@ -248,6 +251,7 @@ class Intake:
         self._crew.booted(worker)
         if worker.state is WorkerState.BOOTING:
             self._dispatcher.add(worker)
+            self._sizing.came_up(worker)
         self._bus.emit(WorkerUp(self._bus.pool, worker.name, worker.pid))
         self._hooks.worker_up(worker)
 

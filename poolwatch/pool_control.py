@@ -18,8 +18,8 @@ class PoolControl:
 
     @property
     def processes(self) -> int:
-        """Number of workers that were asked for."""
-        return self._core.supervisor.crew.target
+        """Number of workers that were asked for; with ``min_processes``, how many there may be."""
+        return self._core.size
 
     @property
     def workers(self) -> list[WorkerInfo]:
@@ -61,3 +61,63 @@ class PoolControl:
         return self._core.supervisor.orders.terminate_worker_job(
             pid, checks.signal_number("sig", sig)
         )
+
+    # -- how many workers ----------------------------------------------------------------------
+
+    def grow(self, n: int = 1) -> None:
+        """Have ``n`` workers more (from billiard).
+
+        With ``min_processes`` there may be so many more.
+
+        Raises:
+            TypeError: not a whole number.
+            ValueError: less than 1, or the pool is closed.
+            PoolBroken: the pool cannot go on.
+        """
+        count = checks.whole("n", n)
+        self._core.check_open()
+        self._core.supervisor.sizing.grow(count)
+
+    def shrink(self, n: int = 1) -> None:
+        """Have ``n`` workers fewer (from billiard).
+
+        Idle workers go first. One that runs a job ends it before it leaves; what it has not begun
+        goes to others. Billiard refuses when all workers are busy; here they drain.
+
+        Raises:
+            TypeError: not a whole number.
+            ValueError: less than 1, or none would be left, or the pool is closed.
+            PoolBroken: the pool cannot go on.
+        """
+        count = checks.whole("n", n)
+        self._core.check_open()
+        self._core.supervisor.sizing.shrink(count)
+
+    def restart(self) -> None:
+        """Replace all workers, the idle ones too, by ones made from the program as it is now.
+
+        New workers are made first; an old one leaves for each that is up, after the job that it
+        runs. No job is lost or refused meanwhile. Returns at once (as billiard's, which replaces
+        only workers that get another job).
+
+        Raises:
+            ValueError: the pool is closed.
+            PoolBroken: the pool cannot go on.
+            OSError: no process or descriptor to be had.
+        """
+        self._core.restart()
+
+    def maintain_pool(self) -> None:
+        """Nothing needs to be done: dead workers are replaced at once (from billiard).
+
+        Raises:
+            ValueError, PoolBroken: as for submissions.
+        """
+        self._core.check_open()
+
+    def did_start_ok(self) -> bool:
+        """Return True unless the pool has broken or has been closed (from billiard).
+
+        Billiard tells whether no worker has died; here a death does not matter.
+        """
+        return not self._core.is_closed

@@ -128,7 +128,7 @@ class PoolMaps:
             core.access.assist,
         )
         if size is None:
-            size = default_chunksize(len(items), core.options.processes)
+            size = default_chunksize(len(items), core.size)
         Mapper(core, func, star, size).submit(result, items, self)
         return result
 
@@ -212,7 +212,7 @@ class PoolMaps:
         _check_func(func)
         size = checks.whole("chunksize", chunksize)
         if buffersize is None:
-            window = default_buffersize(core.options.processes, size)
+            window = default_buffersize(core.size, size)
         else:
             window = checks.whole("buffersize", buffersize)
         size = min(size, window)

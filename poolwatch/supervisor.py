@@ -75,6 +75,7 @@ from poolwatch.loop import EventLoop
 from poolwatch.loss import Postmortem
 from poolwatch.orders import Orders
 from poolwatch.policies import Fail, FailFast, LostWorkerPolicy, Retry
+from poolwatch.sizing import Sizing
 from poolwatch.transport import ledger
 from poolwatch.workers import WorkerProcess, WorkerState
 
@@ -104,15 +105,23 @@ class Supervisor:
             loop, bus, options.maxtasksperchild, options.processors
         )
         self.crew = crew = Crew(options, loop, launcher, bus, self._on_readable, on_broken)
+        self.sizing = sizing = Sizing(
+            loop,
+            dispatcher,
+            crew,
+            options.min_processes,
+            options.processes,
+            options.idle_timeout,
+            options.processors,
+        )
         self.limits = Limits(loop, bus, dispatcher, crew, hooks, self._expect_death)
         self.endings = endings = Endings(dispatcher, self.limits, hooks, on_drained)
         self.aside = Aside(loop, dispatcher, endings, hooks)
-        self.intake = Intake(loop, bus, dispatcher, crew, hooks, endings, self.aside)
+        self.intake = Intake(loop, bus, dispatcher, crew, hooks, endings, self.aside, sizing)
         grace = options.terminate_grace
         self.assist = Assist(loop, bus, dispatcher, self.intake, self.repair)
         self.orders = Orders(loop, dispatcher, crew, grace, endings.on_purpose, self._expect_death)
         self._loop = loop
-        self._launcher = launcher
         self._on_drained = on_drained
         self._exited: list[WorkerProcess] = []
         dispatcher.arm_deadlines = self.limits.arm
@@ -253,6 +262,8 @@ class Supervisor:
                 self.crew.forget(worker)
             self._gone(worker, record, was_booting, leaving and worker.exitcode == 0)
         if exited:
+            self.sizing.after_deaths()
+            self.sizing.went_on()
             self.crew.maintain()
             with self.dispatcher.lock:
                 self.dispatcher.refill_idle()
@@ -286,7 +297,7 @@ class Supervisor:
                 self.dispatcher.put_back([job])
                 return
         if worker.exitcode == 0:
-            self._launcher.sweep(worker.token)  # os._exit(0) in a job looks like a clean leave
+            worker.launcher.sweep(worker.token)  # os._exit(0) in a job looks like a clean leave
         self.on_job_process_lost(job, worker.pid, worker.exitcode)
 
     def _split(self, chunk: Part, job: Job, worker: WorkerProcess) -> None:

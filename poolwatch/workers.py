@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poolwatch.launch.launcher import WorkerHands
+from poolwatch.launch.launcher import Launcher, WorkerHands
 from poolwatch.transport import ledger
 from poolwatch.transport.rings import RingReader
 from poolwatch.transport.streams import Stream
@@ -54,6 +54,9 @@ class WorkerProcess:
         blameless: its zygote died, and it with it.
         boot_failure: what its initializer raised, pickled.
         reason: what else explains its death.
+        launcher: makes it, and hears of its end.
+        generation: how many restarts there were before it was made.
+        place: number of its place in the pool; its replacement gets the same.
     """
 
     __slots__ = (
@@ -65,13 +68,16 @@ class WorkerProcess:
         "done",
         "exitcode",
         "fields",
+        "generation",
         "hands",
         "jobs",
+        "launcher",
         "leave_timer",
         "name",
         "peak_rss",
         "pid",
         "pidfd",
+        "place",
         "reason",
         "report_timer",
         "ring",
@@ -84,8 +90,19 @@ class WorkerProcess:
         "unresponsive",
     )
 
-    def __init__(self, token: int, name: str, hands: WorkerHands, born: float) -> None:
+    def __init__(
+        self,
+        token: int,
+        name: str,
+        hands: WorkerHands,
+        born: float,
+        launcher: Launcher,
+        generation: int,
+    ) -> None:
         self.token = token
+        self.launcher = launcher
+        self.generation = generation
+        self.place = -1
         self.name = name
         self.state = WorkerState.BOOTING
         self.hands = hands

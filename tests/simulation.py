@@ -302,7 +302,7 @@ class FakeLauncher:
         self.world = world
         self.asked: list[tuple[int, FakeHands]] = []
 
-    def launch(self, token: int, name: str) -> Any:
+    def launch(self, token: int, name: str, notes: object) -> Any:
         hands = FakeHands(WatchedRow(self.world.before_access))
         self.asked.append((token, hands))
         return hands

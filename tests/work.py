@@ -209,3 +209,16 @@ def put_under_lock(item: object) -> object:
     with lock:
         queue.put(item)
     return function()
+
+
+_kept: list[int] = []
+
+
+def keep_affinity() -> None:
+    """An initializer that notes where it runs."""
+    _kept[:] = sorted(os.sched_getaffinity(0))
+
+
+def kept_affinity() -> int:
+    (processor,) = _kept
+    return processor

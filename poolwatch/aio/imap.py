@@ -45,7 +45,7 @@ class AsyncIMapIterator(Generic[T]):
             raise TypeError(f"func must be callable, not {func!r}")
         size = checks.whole("chunksize", chunksize)
         if buffersize is None:
-            window = default_buffersize(core.options.processes, size)
+            window = default_buffersize(core.size, size)
         else:
             window = checks.whole("buffersize", buffersize)
         size = min(size, window)

@@ -225,7 +225,7 @@ class AsyncPool(AsyncCalls):
         size = None if chunksize is None else checks.whole("chunksize", chunksize)
         items = list(iterable)
         if size is None:
-            size = default_chunksize(len(items), core.options.processes)
+            size = default_chunksize(len(items), core.size)
         result: AwaitedMap[T] = AwaitedMap(len(items), core, self._pool._hook_failed)
         try:
             Mapper(core, func, star, size).submit(result, items, self._pool)

@@ -41,6 +41,10 @@ class ForkLauncher(Launcher):
         self._forkers: set[threading.Thread] = set()
         self._forked: deque[_Forked] = deque()
 
+    def is_gone(self) -> bool:
+        """Return True when no helper is left after :meth:`stop`."""
+        return not self._alive and not self._forkers and not self._forked
+
     def wait(self, seconds: float) -> bool:
         """Wait for the zygotes' end and close everything; see the base class."""
         for forker in list(self._forkers):

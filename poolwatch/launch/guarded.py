@@ -65,6 +65,10 @@ class GuardedLauncher(Launcher):
             except ConnectionError:
                 pass  # gone already
 
+    def is_gone(self) -> bool:
+        """Return True when no helper is left after :meth:`stop`."""
+        return self._guardian is None and self._zygote is None
+
     def wait(self, seconds: float) -> bool:
         """Wait for the helpers' end and close everything; see the base class."""
         done = self._guardian is None or self._guardian.wait(seconds)

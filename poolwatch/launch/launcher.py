@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -149,13 +149,20 @@ class Launcher(ABC):
         self._reports = reports
         self._watcher = watcher
 
-    def launch(self, token: int, name: str) -> WorkerHands:
+    def launch(self, token: int, name: str, notes: Mapping[int, int]) -> WorkerHands:
         """Ask for a worker; reports tell how that went.
+
+        Args:
+            token: number of the worker in its pool.
+            name: its name.
+            notes: fields of its row that must be there before it looks, by their indices.
 
         Raises:
             OSError: no descriptors left for its stream, row and files.
         """
         hands, sock, ledger_fd = _make_ends()
+        for index, value in notes.items():
+            hands.row.fields[index] = value
         try:
             fds = [sock.fileno(), ledger_fd, hands.crash_fd, hands.stack_fd]
             self._order(control.StartWorker(token, name), fds)
@@ -201,6 +208,10 @@ class Launcher(ABC):
         self._stopping = True
         for zygote in self._zygotes():
             zygote.send(control.Shutdown())
+
+    @abstractmethod
+    def is_gone(self) -> bool:
+        """Return True when no helper is left after :meth:`stop`."""
 
     @abstractmethod
     def wait(self, seconds: float) -> bool:
