@@ -6,7 +6,9 @@ pays; the pool lives.
 
 from poolwatch import events
 from poolwatch._version import __version__
+from poolwatch.completion import as_completed, wait
 from poolwatch.crew import WorkerInfo
+from poolwatch.einfo import ExceptionInfo
 from poolwatch.exceptions import (
     BootError,
     JobCancelled,
@@ -48,6 +50,7 @@ __all__ = [
     "AsyncResult",
     "BootError",
     "ByCause",
+    "ExceptionInfo",
     "Fail",
     "FailFast",
     "GracePeriod",
@@ -81,6 +84,8 @@ __all__ = [
     "WorkerInfo",
     "WorkerLostError",
     "__version__",
+    "as_completed",
     "events",
     "human_status",
+    "wait",
 ]

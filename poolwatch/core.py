@@ -26,6 +26,7 @@ from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
 from poolwatch.loop import Loop
 from poolwatch.results import Access, ApplyResult
+from poolwatch.slots import Slots, is_bounded
 from poolwatch.snapshot import Call, Snapshot
 from poolwatch.supervisor import Supervisor
 from poolwatch.worker.main import WorkerSetup
@@ -70,6 +71,7 @@ class Core:
         self._running = True
         self._job_numbers = itertools.count(1)
         self._inputs: dict[Input, None] = {}  # those that have not ended
+        self._slots = Slots(options) if is_bounded(options) else None
         self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
         try:
             self._start()
@@ -91,6 +93,7 @@ class Core:
             self._encoder,
             self._break,
             self._on_drained,
+            self._slots,
         )
         self.supervisor.hooks.handle_of = self.handle_of
         self.dispatcher = self.supervisor.dispatcher
@@ -129,7 +132,14 @@ class Core:
         if self._refusal is not None:
             raise type(self._refusal)(*self._refusal.args) from self._refusal.__cause__
 
-    def submit(self, name: str, call: Call, options: JobOptions, keepalive: object) -> Job:
+    def submit(
+        self,
+        name: str,
+        call: Call,
+        options: JobOptions,
+        keepalive: object,
+        wait: bool | None = None,
+    ) -> Job:
         """Make a job and put it on its way.
 
         Args:
@@ -137,6 +147,7 @@ class Core:
             call: the pickled call.
             options: what the caller asked for.
             keepalive: must not be collected while the job is unfinished.
+            wait: whether to wait for a slot; without meaning where there is no bound.
 
         Raises:
             ValueError, PoolBroken: as :meth:`check_open`; the pool may have ended meanwhile.

@@ -62,6 +62,10 @@ class Delivery:
         if not self._started:
             self._stopped = True
 
+    def is_current(self) -> bool:
+        """Return True when called from inside the thread."""
+        return self._thread is threading.current_thread()
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread's end; at once when called from inside it."""
         if not self._started or self._thread is threading.current_thread():

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from poolwatch import checks, config
+from poolwatch.bounded import BoundedCore
 from poolwatch.config import PoolOptions
 from poolwatch.core import Core
 from poolwatch.exceptions import TimeoutError
@@ -21,6 +22,7 @@ from poolwatch.policies import LostWorkerPolicy
 from poolwatch.pool_control import PoolControl
 from poolwatch.pool_maps import PoolMaps
 from poolwatch.results import ApplyResult
+from poolwatch.slots import is_bounded
 from poolwatch.worker.main import WorkerSetup
 
 T = TypeVar("T")
@@ -168,7 +170,7 @@ class Pool(PoolMaps, PoolControl):
             on_timeout_set=check("on_timeout_set", on_timeout_set),
             on_timeout_cancel=check("on_timeout_cancel", on_timeout_cancel),
         )
-        self._core = Core(options, setup)
+        self._core = (BoundedCore if is_bounded(options) else Core)(options, setup)
         self._has_limits = hard is not None or soft is not None
         self._finalizer = weakref.finalize(self, _abandoned, self._core, name)
         self._finalizer.atexit = False  # the core has its own way to end with the interpreter
@@ -257,6 +259,8 @@ class Pool(PoolMaps, PoolControl):
             or cwd is not None
         ):
             soft, hard = config.job_limits(core.options, soft_timeout, timeout)
+            if priority:
+                core.dispatcher.ranked = True
             options = config.job_options(
                 callback,
                 error_callback,
@@ -276,7 +280,7 @@ class Pool(PoolMaps, PoolControl):
             call = core.snapshot.encode(func, args, kwds)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return core.handle_of(core.failed_job(name, error, options))
-        return ApplyResult(core.submit(name, call, options, self), core.access)
+        return ApplyResult(core.submit(name, call, options, self, waitforslot), core.access)
 
     def apply(
         self,
