@@ -171,8 +171,6 @@ class Dispatcher:
             insert_behind(self.backlog, job)
             self.unfinished += 1
             self.arrivals.popleft()
-        if not self._urging:
-            self._urge_soon()  # what was sent ahead before may be overtaken
 
     def line_up(self, job: Job) -> None:
         """Put a job behind all others of its priority. The lock is held."""
@@ -470,6 +468,11 @@ class Dispatcher:
                 waiting |= bool(self.backlog or self.arrivals)
             if waiting and self._idle and not self._looking:
                 self._look_soon()
+
+    def urge(self) -> None:
+        """A job with a priority has come in: see that it need not wait too long. Any thread."""
+        if not self._urging:
+            self._urge_soon()
 
     def _urge_soon(self) -> None:
         self._urging = True

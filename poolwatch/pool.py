@@ -280,7 +280,10 @@ class Pool(PoolMaps, PoolControl):
             call = core.snapshot.encode(func, args, kwds)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return core.handle_of(core.failed_job(name, error, options))
-        return ApplyResult(core.submit(name, call, options, self, waitforslot), core.access)
+        job = core.submit(name, call, options, self, waitforslot)
+        if priority:
+            core.dispatcher.urge()
+        return ApplyResult(job, core.access)
 
     def apply(
         self,

@@ -33,7 +33,8 @@ def new_bar(total: int | None) -> Any:
     except ImportError as error:
         text = "progress=True needs tqdm: pip install 'poolwatch[progress]'"
         raise ImportError(text) from error
-    return tqdm(total=total)
+    # No thread that outlives the bar, which tqdm starts for bars that are not moved for long.
+    return type("tqdm", (tqdm,), {"monitor_interval": 0})(total=total)
 
 
 def length_of(iterable: Iterable[Any]) -> int | None:

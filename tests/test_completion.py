@@ -124,7 +124,9 @@ def test_end_of_the_pool_ends_the_wait(make_pool: Any, stage: Stage) -> None:
     """terminate() lets everybody go, whatever they wait for."""
     pool = make_pool(1)
     results = [held(pool, stage), pool.map_async(work.square, range(9))]
-    threading.Thread(target=lambda: (eventually(lambda: bool(results[0]._job._waiters)), pool.terminate())).start()
+    threading.Thread(
+        target=lambda: (eventually(lambda: bool(results[0]._job._waiters)), pool.terminate())
+    ).start()
     assert len(bounded(lambda: list(as_completed(results)))) == 2
 
 

@@ -123,9 +123,7 @@ def test_every_end_of_a_job_gives_its_slot_back_once(
     """After any end there is one slot, no more and no less, and who waited has got it."""
     policy = RetryLost(3) if end is _lose_and_retry else None
     pool = make_pool(1, max_pending=1)
-    job = pool.apply_async(
-        work.ring_and_wait, (stage.bell, stage.gate), lost_worker_policy=policy
-    )
+    job = pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate), lost_worker_policy=policy)
     stage.heard()
     waiting = Submitter(pool, [], 0)
     eventually(lambda: in_line(pool) == 1)
@@ -185,9 +183,7 @@ def test_callback_never_waits(make_pool: Any, stage: Stage) -> None:
             caught.append(error)
         told.set()
 
-    job = pool.apply_async(
-        work.ring_and_wait, (stage.bell, stage.gate), accept_callback=submit
-    )
+    job = pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate), accept_callback=submit)
     assert told.wait(DEADLINE)
     assert [type(error) for error in caught] == [PoolFull]
     stage.let_go()
