@@ -26,7 +26,7 @@ from poolwatch.events import Bus, HookFailed, JobMoved, JobsRecalled, Trouble
 from poolwatch.exceptions import PoisonJobError
 from poolwatch.job import NO_OPTIONS, Job, JobState
 from poolwatch.loop import EventLoop
-from poolwatch.ranks import insert_before, insert_behind, outranks_any
+from poolwatch.ranks import insert_before, insert_behind, is_mixed, outranks_any
 from poolwatch.transport import frames, kernel, ledger
 
 if TYPE_CHECKING:
@@ -254,8 +254,8 @@ class Dispatcher:
 
     def _depth(self) -> int:
         """How many jobs a worker may hold, by their average run time."""
-        if not self.can_recall:
-            return 1
+        if not self.can_recall or (self.ranked and is_mixed(self.backlog)):
+            return 1  # what is sent ahead of an urgent job would have to be taken back
         chunk = self.backlog[0].chunk
         least = 1 if chunk is None else chunk.ahead
         return max(least, min(_MOST_AHEAD, int(_BUDGET / (self.average + _OVERHEAD))))
@@ -497,12 +497,23 @@ class Dispatcher:
                 again = True
                 if started not in worker.jobs:
                     continue  # it will begin the next at once, or is found to be unresponsive
-                overtaken = bool(self.backlog) and outranks_any(self.backlog[0], unbegun)
-                if overtaken or self._stuck(worker, now):
+                if self._overtakes(unbegun, self._stuck(worker, now)):
                     self.put_back(self.recall(worker))
             self.refill_idle()
             if again and not self._urging:
                 self._urge_soon()
+
+    def _overtakes(self, unbegun: list[Job], is_stuck: bool) -> bool:
+        """True when what waits outranks what a worker has not begun, or is outranked by it there.
+
+        The second matters behind a long job only: whoever comes free first should have them.
+        """
+        backlog = self.backlog
+        if not backlog:
+            return False
+        if outranks_any(backlog[0], unbegun):
+            return True
+        return is_stuck and any(outranks_any(job, [backlog[-1]]) for job in unbegun)
 
     def _look_for_the_unresponsive(self) -> None:
         """Take back what a worker has not even looked at, also when no other is idle."""

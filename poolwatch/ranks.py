@@ -36,3 +36,8 @@ def insert_before(backlog: deque[Job], job: Job) -> None:
 def outranks_any(job: Job, others: list[Job]) -> bool:
     """Return True when one of the others has a lower priority than the job."""
     return any(_rank(other) > _rank(job) for other in others)
+
+
+def is_mixed(backlog: deque[Job]) -> bool:
+    """Return True when jobs of several priorities are in line."""
+    return _rank(backlog[0]) != _rank(backlog[-1])
