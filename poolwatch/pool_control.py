@@ -63,7 +63,7 @@ class PoolControl:
         )
 
     def flush(self) -> int:
-        """Drop the jobs that have not begun (from billiard, where it happens at the pool's end).
+        """Drop the jobs that have not begun (from Celery's pool on billiard).
 
         What waits, and what was sent to a worker that has not begun it, ends with ``JobCancelled``
         without any callback. Running jobs go on, and so do jobs that have begun once and wait for

@@ -8,7 +8,7 @@ import pytest
 import work
 from helpers import DEADLINE, Stage, bounded, eventually, kill_and_wait, one_batch, only_worker
 
-from poolwatch import JobCancelled, JobState, RetryLost
+from poolwatch import JobCancelled, JobState, RetryLost, Terminated, events
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -115,3 +115,52 @@ def test_discard_after_the_end_frees_the_value(make_pool: Any, size: int) -> Non
     before.wait(DEADLINE)
     with pytest.raises(JobCancelled):
         before.get(0)
+
+
+def test_callbacks_propagate_is_checked_and_changes_nothing(make_pool: Any) -> None:
+    """What a callback raises is reported, whatever its class; the pool goes on."""
+    pool = make_pool(1)
+    seen: list[Any] = []
+    pool.listen(seen.append)
+    job = pool.apply_async(
+        work.square, (2,), callback=lambda value: [][value], callbacks_propagate=(IndexError,)
+    )
+    assert job.get(DEADLINE) == 4
+    assert pool.apply(work.square, (3,)) == 9
+    eventually(lambda: [event for event in seen if isinstance(event, events.HookFailed)])
+    with pytest.raises(TypeError, match="callbacks_propagate"):
+        pool.apply_async(work.square, (2,), callbacks_propagate=("IndexError",))
+
+
+def test_accept_callback_may_terminate_its_job(make_pool: Any, stage: Stage) -> None:
+    """From inside, by process id; it comes before error_callback."""
+    pool = make_pool(1)
+    order: list[str] = []
+
+    def accepted(pid: int, when: float) -> None:
+        order.append("accepted")
+        assert pool.terminate_job(pid)
+
+    job = pool.apply_async(
+        work.ring_and_wait,
+        (stage.bell, stage.gate),
+        accept_callback=accepted,
+        error_callback=lambda error: order.append(type(error).__name__),
+    )
+    with pytest.raises(Terminated):
+        job.get(DEADLINE)
+    assert order == ["accepted", "Terminated"]
+
+
+def test_timeout_callback_comes_before_error_callback(make_pool: Any, stage: Stage) -> None:
+    """With the limit that has passed."""
+    order: list[Any] = []
+    job = make_pool(1).apply_async(
+        work.wait_at,
+        (stage.gate,),
+        timeout=0.1,
+        timeout_callback=lambda soft, timeout: order.append((soft, timeout)),
+        error_callback=lambda error: order.append(type(error).__name__),
+    )
+    job.wait(DEADLINE)
+    assert order == [(False, 0.1), "TimeLimitExceeded"]
