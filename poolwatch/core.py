@@ -71,6 +71,7 @@ class Core:
         self._running = True
         self._job_numbers = itertools.count(1)
         self._inputs: dict[Input, None] = {}  # those that have not ended
+        self._ending: tuple[BaseException, JobState] | None = None  # of jobs, when not drained
         self._slots = Slots(options) if is_bounded(options) else None
         self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
         try:
@@ -259,7 +260,9 @@ class Core:
             self._launcher.wait(_STOP_SECONDS)
             with self.dispatcher.lock:
                 self._refusal = self._refusal or ValueError("Pool not running")
-                self.dispatcher.accepting = False
+                # A submission that had passed the check may have found a worker idle after the end.
+                left = Terminated("the pool has ended"), JobState.TERMINATED
+                self._end_all(*(self._ending or left))
                 for worker in list(self.supervisor.crew.workers.values()):
                     worker.jobs.clear()
                     self.dispatcher.remove(worker, WorkerState.DEAD)
@@ -346,7 +349,8 @@ class Core:
     def _end_all(self, error: BaseException, state: JobState = JobState.LOST) -> None:
         """End every unfinished job with an error of this kind."""
         supervisor, dispatcher = self.supervisor, self.dispatcher
-        if isinstance(error, PoolBroken):
+        is_first, self._ending = self._ending is None, (error, state)
+        if is_first and isinstance(error, PoolBroken):
             supervisor.bus.emit(PoolBroke(self.options.name, error))
         with dispatcher.lock:
             if isinstance(error, PoolBroken):

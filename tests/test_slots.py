@@ -12,7 +12,15 @@ import pytest
 import work
 from helpers import DEADLINE, Stage, bounded, eventually, kill_and_wait, only_worker
 
-from poolwatch import JobCancelled, PoolFull, RetryLost, Terminated, WorkerLostError
+from poolwatch import (
+    JobCancelled,
+    PoolBroken,
+    PoolFull,
+    RetryLost,
+    Terminated,
+    WorkerLostError,
+)
+from poolwatch.job import NO_OPTIONS
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -299,3 +307,22 @@ def test_unbounded_pool_has_no_slots(make_pool: Any) -> None:
     only_worker(pool)
     assert pool._core._slots is None
     assert type(pool._core).__name__ == "Core"
+
+
+def test_job_that_slips_in_after_the_end_ends_too(make_pool: Any) -> None:
+    """A submission that had passed the check when the pool broke, and found a worker idle."""
+    pool = make_pool(1)
+    only_worker(pool)
+    core = pool._core
+    eventually(lambda: core.dispatcher._idle)
+    call = core.snapshot.encode(work.square, (2,), {})
+    job = core.part_job("late", call, None, NO_OPTIONS, None)
+
+    def break_and_submit() -> None:
+        core._end_all(PoolBroken("broken"))
+        core.dispatcher.submit(job)
+        core._running = False
+
+    core.call_soon(break_and_submit)
+    assert bounded(lambda: job.wait(DEADLINE))
+    assert isinstance(job.result()[1], PoolBroken)
