@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from simulation import World
 
 from poolwatch.job import NO_OPTIONS, Job, JobOptions
+from poolwatch.ranks import insert_before
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -128,3 +130,11 @@ def test_recalled_jobs_keep_their_place(priorities: list[int], ahead: int) -> No
         assert [job.id for job in dispatcher.backlog] == before
     world.run_out()
     assert all(job.ready for job in world.jobs)
+
+
+def test_jobs_taken_back_one_after_another_are_in_order() -> None:
+    """What two workers had is put back in two goes, and stands in order of submission."""
+    backlog: deque[Job] = deque()
+    for number in (1, 3, 2):
+        insert_before(backlog, Job(number, "job", b"", None, NO_OPTIONS, None))
+    assert [job.id for job in backlog] == [1, 2, 3]
