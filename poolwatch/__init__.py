@@ -6,6 +6,8 @@ pays; the pool lives.
 
 from poolwatch import events
 from poolwatch._version import __version__
+from poolwatch.completion import as_completed, wait
+from poolwatch.einfo import ExceptionInfo
 from poolwatch.exceptions import (
     BootError,
     JobCancelled,
@@ -50,6 +52,7 @@ __all__ = [
     "AsyncResult",
     "BootError",
     "ByCause",
+    "ExceptionInfo",
     "Fail",
     "FailFast",
     "Future",
@@ -85,6 +88,8 @@ __all__ = [
     "WorkerInfo",
     "WorkerLostError",
     "__version__",
+    "as_completed",
     "events",
     "human_status",
+    "wait",
 ]

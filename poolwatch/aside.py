@@ -43,7 +43,7 @@ class Aside:
             if error is not None:
                 self._endings.with_error(job, JobState.FAILED, error)
                 return
-            self._dispatcher.backlog.appendleft(job)
+            self._dispatcher.to_the_front([job])
             self._dispatcher.refill_idle()
 
     def retry(self, job: Job, seconds: float) -> None:
@@ -61,7 +61,7 @@ class Aside:
         if job.payload is None:
             self.encode(job)
             return
-        self._dispatcher.backlog.append(job)
+        self._dispatcher.line_up(job)
         self._dispatcher.refill_idle()
 
     def wait(self, job: Job, seconds: float, then: Callable[[], None]) -> None:

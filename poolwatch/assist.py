@@ -74,12 +74,8 @@ class Assist:
             RuntimeError: in a forked child, where nothing of the pool moves; or in a signal handler
                 that has interrupted this pool's bookkeeping, which cannot go on meanwhile.
         """
-        if self.foreign:
-            raise RuntimeError("this job belongs to a Pool of the parent process")
-        if timeout != 0 and self._dispatcher.is_held_here():
-            raise RuntimeError(
-                "a signal handler has interrupted the pool's own bookkeeping; it cannot wait here"
-            )
+        if self.foreign or (timeout != 0 and self._dispatcher.is_held_here()):
+            self.check_may_wait()
         if self._dispatcher.average > _SHORT_NS or self._bus.listening or not self._is_patient():
             return timeout
         begun = monotonic_ns()
@@ -94,6 +90,15 @@ class Assist:
             self._loop.call_soon(lambda: self._intake.take_rings(workers))
             raise
         return None if timeout is None else max(0.0, timeout - (monotonic_ns() - begun) / 1e9)
+
+    def check_may_wait(self) -> None:
+        """Raise RuntimeError where a wait would never end; see :meth:`until`."""
+        if self.foreign:
+            raise RuntimeError("this job belongs to a Pool of the parent process")
+        if self._dispatcher.is_held_here():
+            raise RuntimeError(
+                "a signal handler has interrupted the pool's own bookkeeping; it cannot wait here"
+            )
 
     def _is_patient(self) -> bool:
         if self._patience <= 0:

@@ -95,3 +95,14 @@ def signal_number(argument: str, signum: object) -> int:
     if number not in signal.valid_signals():
         raise ValueError(f"{argument} must be a signal: {number}")
     return number
+
+
+def exception_classes(argument: str, value: object) -> None:
+    """Check that a value is a class of exceptions, or a tuple of such.
+
+    Raises:
+        TypeError: anything else.
+    """
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+        if not isinstance(item, type) or not issubclass(item, BaseException):
+            raise TypeError(f"{argument} must hold classes of exceptions, not {item!r}")

@@ -30,6 +30,9 @@ class Accounts(Protocol):
     def abort(self, error: BaseException) -> None:
         """Be ready at once: the pool has ended."""
 
+    def silence(self) -> None:
+        """Call nobody back: items were dropped by ``flush()``."""
+
 
 class Part(Protocol):
     """What a job does for a map: a chunk of its items, or one item.
@@ -71,6 +74,9 @@ class Part(Protocol):
 
     def abort(self, error: BaseException) -> None:
         """The pool has ended: whoever waits for the map must not wait for the delivery thread."""
+
+    def silence(self) -> None:
+        """See :meth:`Accounts.silence`."""
 
 
 class Item:
@@ -118,6 +124,10 @@ class Item:
     def abort(self, error: BaseException) -> None:
         """See :meth:`Part.abort`."""
         self._result.abort(error)
+
+    def silence(self) -> None:
+        """See :meth:`Part.silence`."""
+        self._result.silence()
 
 
 class Chunk:
@@ -194,3 +204,7 @@ class Chunk:
     def abort(self, error: BaseException) -> None:
         """The pool has ended: whoever waits for the map must not wait for the delivery thread."""
         self._result.abort(error)
+
+    def silence(self) -> None:
+        """See :meth:`Part.silence`."""
+        self._result.silence()

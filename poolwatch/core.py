@@ -26,6 +26,7 @@ from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
 from poolwatch.loop import Loop
 from poolwatch.results import Access, ApplyResult
+from poolwatch.slots import Slots, is_bounded
 from poolwatch.snapshot import Call, Snapshot
 from poolwatch.supervisor import Supervisor
 from poolwatch.worker.main import WorkerSetup
@@ -72,6 +73,8 @@ class Core:
         self._job_numbers = itertools.count(1)
         self._inputs: dict[Input, None] = {}  # those that have not ended
         self._setup = setup
+        self._ending: tuple[BaseException, JobState] | None = None  # of jobs, when not drained
+        self._slots = Slots(options) if is_bounded(options) else None
         self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
         self._launchers = [self._launcher]  # the newest last; several for a while after a restart
         try:
@@ -94,6 +97,7 @@ class Core:
             self._encoder,
             self._break,
             self._on_drained,
+            self._slots,
         )
         self.supervisor.hooks.handle_of = self.handle_of
         self.supervisor.sizing.on_renewed = self._renew_snapshot
@@ -133,7 +137,14 @@ class Core:
         if self._refusal is not None:
             raise type(self._refusal)(*self._refusal.args) from self._refusal.__cause__
 
-    def submit(self, name: str, call: Call, options: JobOptions, keepalive: object) -> Job:
+    def submit(
+        self,
+        name: str,
+        call: Call,
+        options: JobOptions,
+        keepalive: object,
+        wait: bool | None = None,
+    ) -> Job:
         """Make a job and put it on its way.
 
         Args:
@@ -141,6 +152,7 @@ class Core:
             call: the pickled call.
             options: what the caller asked for.
             keepalive: must not be collected while the job is unfinished.
+            wait: whether to wait for a slot; without meaning where there is no bound.
 
         Raises:
             ValueError, PoolBroken: as :meth:`check_open`; the pool may have ended meanwhile.
@@ -280,7 +292,9 @@ class Core:
             self._stop_launchers()
             with self.dispatcher.lock:
                 self._refusal = self._refusal or ValueError("Pool not running")
-                self.dispatcher.accepting = False
+                # A submission that had passed the check may have found a worker idle after the end.
+                left = Terminated("the pool has ended"), JobState.TERMINATED
+                self._end_all(*(self._ending or left))
                 for worker in list(self.supervisor.crew.workers.values()):
                     worker.jobs.clear()
                     self.dispatcher.remove(worker, WorkerState.DEAD)
@@ -396,7 +410,8 @@ class Core:
     def _end_all(self, error: BaseException, state: JobState = JobState.LOST) -> None:
         """End every unfinished job with an error of this kind."""
         supervisor, dispatcher = self.supervisor, self.dispatcher
-        if isinstance(error, PoolBroken):
+        is_first, self._ending = self._ending is None, (error, state)
+        if is_first and isinstance(error, PoolBroken):
             supervisor.bus.emit(PoolBroke(self.options.name, error))
         with dispatcher.lock:
             if isinstance(error, PoolBroken):

@@ -63,7 +63,7 @@ class Delivery:
             self._stopped = True
 
     def is_current(self) -> bool:
-        """Return True inside of it."""
+        """Return True when called from inside the thread."""
         return self._thread is threading.current_thread()
 
     def join(self, timeout: float | None = None) -> bool:

@@ -25,6 +25,7 @@ from poolwatch.events import Bus, HookFailed, JobMoved, JobsRecalled, Trouble
 from poolwatch.exceptions import PoisonJobError
 from poolwatch.job import NO_OPTIONS, Job, JobState
 from poolwatch.loop import EventLoop
+from poolwatch.ranks import insert_before, insert_behind, is_mixed, outranks_any
 from poolwatch.transport import frames, kernel, ledger
 from poolwatch.workers import WorkerProcess, WorkerState
 
@@ -60,6 +61,7 @@ class Dispatcher:
         self.lock = threading.RLock()
         self.arrivals: deque[Job] = deque()  # not yet in line; may be added to without the lock
         self.backlog: deque[Job] = deque()
+        self.ranked = False  # some job had a priority: the backlog is kept sorted
         self.accepting = True  # jobs will still be run
         self.unfinished = 0
         self.arm_deadlines: Callable[[Job], None]  # set by the supervisor
@@ -87,10 +89,12 @@ class Dispatcher:
         self.watching_idle = False  # it will look at the idle workers
         self.average = float(_BUDGET)  # ns of run time; at first, one job at a time
         self.help_along: Callable[[], None]  # set by the supervisor
+        self.on_added: Callable[[], None] = lambda: None  # a worker has come up
         self._submitted = 0
         self._held_up: dict[WorkerProcess, None] = {}  # at a long job, or they do not answer
         self._looking = False  # the recall timer is armed
         self._expecting = False  # the other timer is: a worker has been sent a first job
+        self._urging = False  # the timer of urgent jobs is armed
 
     def is_held_here(self) -> bool:
         """Return True when this thread holds the lock, or what a signal handler has interrupted."""
@@ -163,10 +167,27 @@ class Dispatcher:
     def take_arrivals(self) -> None:
         """Put new jobs in line. The lock is held."""
         arrivals, backlog = self.arrivals, self.backlog
+        if self.ranked:
+            self._take_ranked_arrivals()
+            return
         for _ in range(len(arrivals)):
             backlog.append(arrivals[0])
             self.unfinished += 1
             arrivals.popleft()
+
+    def _take_ranked_arrivals(self) -> None:
+        for _ in range(len(self.arrivals)):
+            job = self.arrivals[0]
+            insert_behind(self.backlog, job)
+            self.unfinished += 1
+            self.arrivals.popleft()
+
+    def line_up(self, job: Job) -> None:
+        """Put a job behind all others of its priority. The lock is held."""
+        if self.ranked:
+            insert_behind(self.backlog, job)
+        else:
+            self.backlog.append(job)
 
     def top_up(self) -> None:
         """Send ahead what workers may hold beyond what they run; after many submissions."""
@@ -195,7 +216,15 @@ class Dispatcher:
             self.move(job, JobState.PENDING)
             job.worker = None
             job.serial = 0
-        self.backlog.extendleft(reversed(jobs))
+        self.to_the_front(jobs)
+
+    def to_the_front(self, jobs: list[Job]) -> None:
+        """Put pending jobs before all others of their priority, in order. The lock is held."""
+        if not self.ranked:
+            self.backlog.extendleft(reversed(jobs))
+            return
+        for job in reversed(jobs):
+            insert_before(self.backlog, job)
 
     # -- jobs go out -----------------------------------------------------------------------------
 
@@ -245,8 +274,8 @@ class Dispatcher:
 
     def _depth(self) -> int:
         """How many jobs a worker may hold, by their average run time."""
-        if not self.can_recall:
-            return 1
+        if not self.can_recall or (self.ranked and is_mixed(self.backlog)):
+            return 1  # what is sent ahead of an urgent job would have to be taken back
         chunk = self.backlog[0].chunk
         least = 1 if chunk is None else chunk.ahead
         return max(least, min(_MOST_AHEAD, int(_BUDGET / (self.average + _OVERHEAD))))
@@ -258,6 +287,8 @@ class Dispatcher:
         count = max(1, min(room, share))
         if self._bound is not None:
             count = min(count, self._bound - worker.done - len(worker.jobs))
+        if self.ranked and not self._urging:
+            self._urge_soon()
         self._send(worker, self._from_the_front(count))
 
     def _from_the_front(self, count: int) -> Iterator[Job]:
@@ -369,6 +400,7 @@ class Dispatcher:
         """A worker is up. The lock is held."""
         worker.state = WorkerState.UP
         self._up += 1
+        self.on_added()
         self.refill(worker)
 
     def remove(self, worker: WorkerProcess, state: WorkerState) -> None:
@@ -464,6 +496,52 @@ class Dispatcher:
             if worker.sent > worker.fields[ledger.STARTED] and self._stuck(worker, now):
                 self._held_up[worker] = None
                 self.put_back(self.recall(worker))
+
+    def urge(self) -> None:
+        """A job with a priority has come in: see that it need not wait too long. Any thread."""
+        if not self._urging:
+            self._urge_soon()
+
+    def _urge_soon(self) -> None:
+        self._urging = True
+        self._loop.call_later(_RECALL_AFTER, self._look_for_the_urgent)
+
+    def _look_for_the_urgent(self) -> None:
+        """Let no urgent job wait behind what was sent ahead, also when no worker is idle.
+
+        What is taken back goes to whoever comes free first, in the order of priorities.
+        """
+        with self.lock:
+            self._urging = False
+            if self.arrivals:
+                self.take_arrivals()
+            now = int(self._loop.time() * 1e9)
+            again = False
+            for worker in list(self.holding()):
+                started = worker.fields[ledger.STARTED]
+                unbegun = [job for serial, job in worker.jobs.items() if serial > started]
+                if not unbegun:
+                    continue
+                again = True
+                if started not in worker.jobs:
+                    continue  # it will begin the next at once, or is found to be unresponsive
+                if self._overtakes(unbegun, self._stuck(worker, now)):
+                    self.put_back(self.recall(worker))
+            self.refill_idle()
+            if again and not self._urging:
+                self._urge_soon()
+
+    def _overtakes(self, unbegun: list[Job], is_stuck: bool) -> bool:
+        """True when what waits outranks what a worker has not begun, or is outranked by it there.
+
+        The second matters behind a long job only: whoever comes free first should have them.
+        """
+        backlog = self.backlog
+        if not backlog:
+            return False
+        if outranks_any(backlog[0], unbegun):
+            return True
+        return is_stuck and any(outranks_any(job, [backlog[-1]]) for job in unbegun)
 
     def _look_for_the_unresponsive(self) -> None:
         """Take back what a worker has not even looked at, also when no other is idle."""

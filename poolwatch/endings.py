@@ -10,6 +10,7 @@ from poolwatch.hooks import Hooks
 from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome
 from poolwatch.limits import Limits
 from poolwatch.loss import human_status
+from poolwatch.slots import Slots
 from poolwatch.transport.frames import Frame
 
 
@@ -80,3 +81,27 @@ class Endings:
         self._hooks.deliver(job)
         if not dispatcher.unfinished:
             self._on_drained()
+
+
+class SlotEndings(Endings):
+    """Ends jobs of a pool with ``max_pending``: each end gives a slot to whoever waits for one."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        limits: Limits,
+        hooks: Hooks,
+        on_drained: Callable[[], None],
+        slots: Slots,
+    ) -> None:
+        super().__init__(dispatcher, limits, hooks, on_drained)
+        self._slots = slots
+
+    def with_result(self, job: Job, kind: int, payload: bytes, wall: int, cpu: int) -> None:
+        """See :meth:`Endings.with_result`."""
+        super().with_result(job, kind, payload, wall, cpu)
+        self._slots.give_back(job)
+
+    def _ended(self, job: Job) -> None:
+        super()._ended(job)
+        self._slots.give_back(job)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from _thread import get_ident
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
 
 from poolwatch.checks import seconds
 from poolwatch.exceptions import TimeoutError
 from poolwatch.feeding import Feed
-from poolwatch.imap_state import IMapState
+from poolwatch.imap_state import IMapState, InputError
 
 T = TypeVar("T")
 
@@ -93,6 +94,47 @@ class IMapIterator(Generic[T]):
 
     # Not a function that calls next(): it could be interrupted when that has returned.
     __next__ = next  # noqa: A003
+
+    def outcomes(self) -> Iterator[tuple[bool, T | BaseException]]:
+        """Return an iterator of ``(True, value)`` or ``(False, exception)`` for the items to come.
+
+        What an item has raised, also a loss of its worker, is handed out and not raised.
+
+        Raises:
+            Terminated, PoolBroken: by the iterator, when the pool has ended before the input.
+            Exception: by the iterator, at the end: what the input raised.
+        """
+        while True:
+            try:
+                outcome = self._take_outcome()
+            except StopIteration:
+                return
+            yield outcome
+
+    def _take_outcome(self) -> tuple[bool, Any]:
+        """Do what :meth:`next` does, without raising an item's error.
+
+        Raises:
+            StopIteration: there are no more; an item's own is not raised.
+        """
+        state, thread = self._state, get_ident()
+        handed = state.handed
+        while True:
+            if thread not in handed and not state.take(thread):
+                self._await(thread, None)
+            if state.delivered >= state.refill_at:
+                self._feed.go_on()
+            item = handed.get(thread)
+            if item is None:
+                continue  # a signal handler has taken it
+            outcome = item.result()
+            try:
+                del handed[thread]
+            except KeyError:
+                continue  # likewise
+            if isinstance(item, InputError):
+                raise outcome[1]
+            return outcome
 
     def _await(self, thread: int, timeout: float | None) -> None:
         """Take the next item, and wait for it."""

@@ -44,6 +44,12 @@ class Loaded(NamedTuple):
         return self
 
 
+class InputError(Loaded):
+    """What the input has raised, or the pool's end: not the outcome of an item."""
+
+    __slots__ = ()
+
+
 class Bell:
     """Wakes one thread. Ringing takes no lock: it may be done anywhere, also in ``__del__``."""
 
@@ -104,6 +110,11 @@ class IMapState:
         """How many items do not count for the window any more."""
         return self.accounted if self.lifted else self.delivered
 
+    @property
+    def length(self) -> int | None:
+        """How many items the input had; None before it has ended."""
+        return self._length
+
     # -- the pool's side: may be done again, see above ------------------------------------------
 
     def expect(self, start: int, count: int, together: bool) -> None:
@@ -135,6 +146,9 @@ class IMapState:
 
     def abort(self, error: BaseException) -> None:
         """The pool has ended; every item gets its own error, and :meth:`cut` tells the rest."""
+
+    def silence(self) -> None:
+        """Nobody is called back; see ``Accounts``."""
 
     def cut(self, error: BaseException | None) -> None:
         """The pool has ended before the input: nothing more comes.
@@ -205,7 +219,7 @@ class IMapState:
         if self._error is None:
             self.over = True
             return False
-        self.handed[thread] = Loaded(False, self._error)
+        self.handed[thread] = InputError(False, self._error)
         self._error = None
         return True
 

@@ -21,12 +21,13 @@ from __future__ import annotations
 import enum
 import pickle
 import threading
-from _thread import LockType, allocate_lock
+from _thread import allocate_lock
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from poolwatch.exceptions import (
+    JobCancelled,
     JobDecodingError,
     MaybeEncodingError,
     TimeLimitExceeded,
@@ -185,6 +186,16 @@ _DECODING_MASK = 63
 _decoding_locks = tuple(threading.RLock() for _ in range(_DECODING_MASK + 1))
 
 
+class Waiter(Protocol):
+    """What is released when a job has ended: a lock, or something like one."""
+
+    def locked(self) -> bool:
+        """Return True until it has been released."""
+
+    def release(self) -> None:
+        """The job has ended."""
+
+
 class Job:
     """One call on its way through the pool.
 
@@ -272,7 +283,7 @@ class Job:
         self._outcome: Outcome | None = None
         self._value: Any = None
         self._error: BaseException | None = None
-        self._waiters: list[LockType] | None = None
+        self._waiters: list[Waiter] | None = None
 
     def move(self, state: JobState) -> None:
         """Change the state; the one place where that happens.
@@ -339,6 +350,45 @@ class Job:
     def is_ready(self) -> bool:
         """Return True when the outcome is there for everybody, and callbacks have run."""
         return self.ready
+
+    def add_waiter(self, waiter: Waiter) -> None:
+        """Have something released when the job is ready, at once if it is.
+
+        Args:
+            waiter: its ``release`` is called once while it is ``locked``, in whatever thread ends
+                the job: it must be quick, run nothing of the user's and take no lock that is held
+                while the pool is used.
+        """
+        with _waiters_lock:
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+        if self.ready:
+            self.set_ready()
+
+    def remove_waiter(self, waiter: Waiter) -> None:
+        """Take back :meth:`add_waiter`; nothing happens when it has been released."""
+        with _waiters_lock:
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def silence(self) -> None:
+        """Call nobody back any more. The dispatcher's lock is held."""
+        if self.options is not NO_OPTIONS:
+            self.options = replace(
+                self.options,
+                callback=None,
+                error_callback=None,
+                accept_callback=None,
+                timeout_callback=None,
+            )
+        if self.chunk is not None:
+            self.chunk.silence()
+
+    def drop_outcome(self) -> None:
+        """Nobody cares for the outcome: let go of it. The dispatcher's lock is held."""
+        text = f"the outcome of job {self.id} {self.name} was discarded"
+        self._error, self._outcome, self._value = JobCancelled(text), None, None
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until the job is ready, no longer than so many seconds; return whether it is."""

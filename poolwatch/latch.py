@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from _thread import LockType, allocate_lock
+from _thread import allocate_lock
+
+from poolwatch.job import Waiter
 
 _lock = threading.RLock()  # of all latches; held for a list operation only
 
@@ -20,7 +22,7 @@ class Latch:
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiters: list[LockType] = []
+        self._waiters: list[Waiter] = []
 
     def is_set(self) -> bool:
         """Return True once it has been set."""
@@ -36,6 +38,19 @@ class Latch:
                 if waiter.locked():
                     waiter.release()
                 self._waiters.pop()
+
+    def add_waiter(self, waiter: Waiter) -> None:
+        """Have something released when it is set, at once if it is; see ``Job.add_waiter``."""
+        with _lock:
+            self._waiters.append(waiter)
+        if self._is_set:
+            self.set()
+
+    def remove_waiter(self, waiter: Waiter) -> None:
+        """Take back :meth:`add_waiter`; nothing happens when it has been released."""
+        with _lock:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set, no longer than so many seconds; return whether it is."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from poolwatch.checks import seconds
 from poolwatch.exceptions import TimeoutError
-from poolwatch.job import Outcome
+from poolwatch.job import Outcome, Waiter
 from poolwatch.latch import Latch
 from poolwatch.pieces import Piece, new_piece
 
@@ -112,6 +112,10 @@ class MapResult(Generic[T]):
             self._on_failure("callback", problem)
         finally:
             self._ready.set()
+
+    def silence(self) -> None:
+        """Call nobody back: items were dropped by ``flush()``."""
+        self._callback = self._error_callback = None
 
     def abort(self, error: BaseException) -> None:
         """Be ready at once: the pool has ended, and a callback may block for ever."""
@@ -218,6 +222,21 @@ class MapResult(Generic[T]):
         if not self._ready.is_set():
             raise ValueError(f"{self!r} not ready")
         return self._first_error() is None
+
+    def _add_waiter(self, waiter: Waiter) -> None:
+        self._ready.add_waiter(waiter)
+
+    def _remove_waiter(self, waiter: Waiter) -> None:
+        self._ready.remove_waiter(waiter)
+
+    def _check_may_wait(self) -> None:
+        if self._assist is not None:
+            self._assist.check_may_wait()
+
+    @property
+    def accounted(self) -> int:
+        """How many items have an outcome by now."""
+        return len(self._values) - self._missing
 
     def __repr__(self) -> str:
         state = "ready" if self._ready.is_set() else f"{self._missing} missing"

@@ -10,11 +10,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
+from poolwatch.aside import Aside
 from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.job import Job, JobState
 from poolwatch.loop import EventLoop
 from poolwatch.transport import ledger
+from poolwatch.watch import Watch
 from poolwatch.workers import WorkerProcess, WorkerState
 
 
@@ -29,6 +31,7 @@ class Orders:
         grace: float,
         end_on_purpose: Callable[[Job, int | None], None],
         expect_death: Callable[[Job], None],
+        aside: Aside,
     ) -> None:
         self.foreign = False  # True in a forked child, which inherited the pool
         self._loop = loop
@@ -37,6 +40,7 @@ class Orders:
         self._grace = grace
         self._end_on_purpose = end_on_purpose
         self._expect_death = expect_death
+        self._aside = aside
 
     def cancel(self, job: Job) -> bool:
         """End a job, which then reads as cancelled; return False when it has ended already."""
@@ -74,6 +78,34 @@ class Orders:
             elif job.worker is not None:
                 self._signal(job.worker, job, signum)
             return True
+
+    def discard(self, job: Job) -> None:
+        """Let go of a job's outcome, now or when it comes; nobody is called back."""
+        self.check_owner()
+        with self._dispatcher.lock:
+            job.silence()
+            if job.ready or job.state.final:
+                job.drop_outcome()
+            elif job.chunk is None:
+                job.chunk = Watch(None, Job.drop_outcome)
+
+    def flush(self) -> int:
+        """End what has not begun; return how many jobs. Nobody is called back."""
+        self.check_owner()
+        dispatcher = self._dispatcher
+        with dispatcher.lock:
+            dispatcher.take_arrivals()
+            for worker in dispatcher.holding():
+                dispatcher.put_back(dispatcher.recall(worker))
+            dropped = 0
+            for job in [*dispatcher.backlog, *self._aside.jobs]:
+                if job.state is JobState.PENDING and not job.attempts:
+                    job.silence()
+                    job.terminated = job.cancelled = True
+                    self._end_on_purpose(job, None)
+                    dropped += 1
+            dispatcher.refill_idle()
+            return dropped
 
     def terminate_worker_job(self, pid: int, signum: int) -> bool:
         """End the job that the worker with this process id runs; False when it runs none."""

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from poolwatch import checks, config
+from poolwatch.bounded import BoundedCore
 from poolwatch.config import PoolOptions
 from poolwatch.core import Core
 from poolwatch.exceptions import TimeoutError
@@ -21,6 +22,7 @@ from poolwatch.policies import LostWorkerPolicy
 from poolwatch.pool_control import PoolControl
 from poolwatch.pool_maps import PoolMaps
 from poolwatch.results import ApplyResult
+from poolwatch.slots import is_bounded
 from poolwatch.worker.main import WorkerSetup
 
 T = TypeVar("T")
@@ -65,12 +67,16 @@ class Pool(PoolMaps, PoolControl):
             default 60 when ``min_processes`` is given.
         cpu_affinity: True to pin each worker to one of the processors that this process may use, in
             turn; or the numbers of those to use.
-        max_pending: bound on unfinished jobs; beyond it, submissions wait or raise ``PoolFull``.
+        max_pending: bound on unfinished jobs of ``apply_async``; beyond it, submissions wait, in
+            order of arrival, or raise ``PoolFull``. A wait ends with the pool, with what a
+            submission raises then. Maps and imaps neither wait nor count: an imap has its window.
         block: with ``max_pending``, whether a submission waits for its turn (the default). In a
             callback it never does.
-        putlocks: short for ``max_pending`` with as many jobs as there are workers (from billiard).
+        putlocks: short for ``max_pending`` with as many jobs as there are workers to be, also after
+            their number has changed (from billiard); ``max_pending`` has precedence.
         max_memory_per_child: KiB of resident set, looked at after each job, above which a worker is
-            replaced (from billiard, which looks at the peak).
+            replaced (from billiard, which looks at the peak). What a worker shares with the parent
+            from its beginning counts; a chunk of a map is one job.
         contextvars: context variables whose values in the submitter are visible in its jobs; the
             values must pickle.
         relay_logs: True to have the log records of the workers handled by the loggers of the parent
@@ -168,7 +174,7 @@ class Pool(PoolMaps, PoolControl):
             on_timeout_set=check("on_timeout_set", on_timeout_set),
             on_timeout_cancel=check("on_timeout_cancel", on_timeout_cancel),
         )
-        self._core = Core(options, setup)
+        self._core = (BoundedCore if is_bounded(options) else Core)(options, setup)
         self._has_limits = hard is not None or soft is not None
         self._finalizer = weakref.finalize(self, _abandoned, self._core, name)
         self._finalizer.atexit = False  # the core has its own way to end with the interpreter
@@ -213,14 +219,17 @@ class Pool(PoolMaps, PoolControl):
                 the worker's monotonic clock in seconds (from billiard).
             timeout_callback: called as ``(soft=..., timeout=...)`` when a limit has passed (from
                 billiard).
-            waitforslot: whether to wait where ``max_pending`` is reached; by default as the pool's
-                ``block`` says (from billiard).
+            waitforslot: whether to wait where ``max_pending`` is reached, or to raise ``PoolFull``;
+                by default as the pool's ``block`` says (from billiard, where False goes beyond the
+                bound). In a callback, and in a signal handler that has interrupted a submission, it
+                never waits.
             soft_timeout: seconds after which ``SoftTimeLimitExceeded`` is raised in the job; by
                 default the pool's.
             timeout: seconds after which the job's worker is killed; by default the pool's.
             lost_worker_timeout: seconds; short for ``GracePeriod(seconds)`` (from billiard).
-            callbacks_propagate: accepted for code written for billiard; a callback's exception is
-                logged and reported as an event, never raised in the pool's thread.
+            callbacks_propagate: classes of exceptions; accepted for code written for billiard,
+                where they stop the thread that reads results. A callback's exception is logged and
+                reported as an event, never raised in the pool's thread.
             correlation_id: the caller's own mark (from billiard).
             lost_worker_policy: what to do when the worker dies; by default the pool's.
             tag: the caller's own mark.
@@ -255,8 +264,12 @@ class Pool(PoolMaps, PoolControl):
             or priority
             or env is not None
             or cwd is not None
+            or callbacks_propagate
         ):
+            checks.exception_classes("callbacks_propagate", callbacks_propagate)
             soft, hard = config.job_limits(core.options, soft_timeout, timeout)
+            if priority:
+                core.dispatcher.ranked = True
             options = config.job_options(
                 callback,
                 error_callback,
@@ -276,7 +289,10 @@ class Pool(PoolMaps, PoolControl):
             call = core.snapshot.encode(func, args, kwds)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return core.handle_of(core.failed_job(name, error, options))
-        return ApplyResult(core.submit(name, call, options, self), core.access)
+        job = core.submit(name, call, options, self, waitforslot)
+        if priority:
+            core.dispatcher.urge()
+        return ApplyResult(job, core.access)
 
     def apply(
         self,

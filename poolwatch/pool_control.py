@@ -121,3 +121,20 @@ class PoolControl:
         Billiard tells whether no worker has died; here a death does not matter.
         """
         return not self._core.is_closed
+
+    def flush(self) -> int:
+        """Drop the jobs that have not begun (from Celery's pool on billiard).
+
+        What waits, and what was sent to a worker that has not begun it, ends with ``JobCancelled``
+        without any callback. Running jobs go on, and so do jobs that have begun once and wait for
+        another attempt. Of a map, the items that travel in a job that has not begun are dropped;
+        the map becomes ready when its running items have ended, also without callbacks. An ``imap``
+        raises ``JobCancelled`` at the positions of the dropped items, and reads on.
+
+        Returns:
+            How many jobs were dropped; a chunk of a map counts as one.
+
+        Raises:
+            RuntimeError: in a forked child, which inherited the pool.
+        """
+        return self._core.supervisor.orders.flush()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from poolwatch.checks import seconds
 from poolwatch.exceptions import TimeoutError
-from poolwatch.job import Job, JobState, Usage
+from poolwatch.job import Job, JobState, Usage, Waiter
 from poolwatch.transport import ledger
 
 if TYPE_CHECKING:
@@ -97,7 +97,13 @@ class ApplyResult(Generic[T]):
         return [] if pid is None else [pid]
 
     def discard(self) -> None:
-        """Do not care for the outcome any more; the job goes on (as in billiard)."""
+        """Let go of the outcome; the job goes on (from billiard).
+
+        No callback of the job is called any more, and the value or the error is dropped when it
+        comes. The handle becomes ready all the same; ``get()`` raises ``JobCancelled`` then, where
+        billiard's waits for ever.
+        """
+        self._access.orders.discard(self._job)
 
     def terminate(self, signum: int = signal.SIGTERM) -> bool:
         """End the job, running or not; it ends with ``Terminated``.
@@ -121,6 +127,15 @@ class ApplyResult(Generic[T]):
             False when the job has ended already, other than by being cancelled.
         """
         return self._access.orders.cancel(self._job)
+
+    def _add_waiter(self, waiter: Waiter) -> None:
+        self._job.add_waiter(waiter)
+
+    def _remove_waiter(self, waiter: Waiter) -> None:
+        self._job.remove_waiter(waiter)
+
+    def _check_may_wait(self) -> None:
+        self._access.assist.check_may_wait()
 
     @property
     def job_id(self) -> int:

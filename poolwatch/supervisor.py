@@ -55,7 +55,7 @@ from poolwatch.config import PoolOptions
 from poolwatch.crew import Crew
 from poolwatch.delivery import Delivery
 from poolwatch.dispatcher import Dispatcher
-from poolwatch.endings import Endings
+from poolwatch.endings import Endings, SlotEndings
 from poolwatch.events import (
     Bus,
     HookFailed,
@@ -76,6 +76,7 @@ from poolwatch.loss import Postmortem
 from poolwatch.orders import Orders
 from poolwatch.policies import Fail, FailFast, LostWorkerPolicy, Retry
 from poolwatch.sizing import Sizing
+from poolwatch.slots import Slots
 from poolwatch.transport import ledger
 from poolwatch.workers import WorkerProcess, WorkerState
 
@@ -97,6 +98,7 @@ class Supervisor:
         encoder: Delivery,
         on_broken: Callable[[PoolBroken, BaseException | bytes | None], None],
         on_drained: Callable[[], None],
+        slots: Slots | None = None,
     ) -> None:
         self.options = options
         self.bus = bus = Bus(options.name, delivery)
@@ -116,11 +118,16 @@ class Supervisor:
         )
         self.limits = Limits(loop, bus, dispatcher, crew, hooks, self._expect_death)
         self.endings = endings = Endings(dispatcher, self.limits, hooks, on_drained)
+        if slots is not None:
+            slots.attach(dispatcher, crew)
+            self.endings = endings = SlotEndings(dispatcher, self.limits, hooks, on_drained, slots)
         self.aside = Aside(loop, dispatcher, endings, hooks)
         self.intake = Intake(loop, bus, dispatcher, crew, hooks, endings, self.aside, sizing)
         grace = options.terminate_grace
         self.assist = Assist(loop, bus, dispatcher, self.intake, self.repair)
-        self.orders = Orders(loop, dispatcher, crew, grace, endings.on_purpose, self._expect_death)
+        self.orders = Orders(
+            loop, dispatcher, crew, grace, endings.on_purpose, self._expect_death, self.aside
+        )
         self._loop = loop
         self._on_drained = on_drained
         self._exited: list[WorkerProcess] = []
@@ -164,7 +171,7 @@ class Supervisor:
             if job is not None and job not in places and not job.state.final:
                 if job.state is not JobState.PENDING:
                     dispatcher.move(job, JobState.PENDING)
-                dispatcher.backlog.append(job)
+                dispatcher.line_up(job)
                 places.add(job)
             dispatcher.unfinished = sum(not other.state.final for other in places)
             if job is not None and job.chunk is not None:

@@ -52,3 +52,6 @@ class Watch:
 
     def abort(self, error: BaseException) -> None:
         """The pool has ended; :meth:`ended` has been called before."""
+
+    def silence(self) -> None:
+        """See ``chunks.Part``: a face that watches a job has callbacks of its own."""

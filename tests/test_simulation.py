@@ -34,8 +34,9 @@ EXIT_CODES = (-9, -6, -11, 0, 3)
 class Schedule:
     """Carries out a list of numbers on a world."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, with_priorities: bool = False) -> None:
         self.world = World(workers)
+        self.with_priorities = with_priorities
         # As if many short jobs had been run: jobs are sent ahead.
         self.world.supervisor.dispatcher.average = 0.0
 
@@ -111,9 +112,17 @@ class Schedule:
     def submit(self, choice: int) -> None:
         """A few jobs come in, with or without a policy and a limit."""
         timeout = 0.1 if choice % 5 == 4 else None
-        options = JobOptions(policy=POLICIES[choice % len(POLICIES)], timeout=timeout)
+        priority = (0, 0, 0, 1, -1, 2, 0)[choice % 7]
+        options = JobOptions(
+            policy=POLICIES[choice % len(POLICIES)], timeout=timeout, priority=priority
+        )
+        dispatcher = self.world.supervisor.dispatcher
         for _ in range(1 + choice % 3):
-            self.world.submit(NO_OPTIONS if choice % 2 else options)
+            is_plain = choice % 2 or (priority and not self.with_priorities)
+            dispatcher.ranked |= bool(priority and not is_plain)
+            self.world.submit(NO_OPTIONS if is_plain else options)
+            if priority and not is_plain:
+                dispatcher.urge()
 
     def kill(self, choice: int) -> None:
         """A worker dies, whatever it does."""
@@ -143,6 +152,8 @@ class Schedule:
         assert dispatcher.unfinished + len(dispatcher.arrivals) == len(unfinished)
         for job in unfinished:
             assert places.count(job) == 1, (job, places)
+        ranks = [-job.options.priority for job in dispatcher.backlog]
+        assert ranks == sorted(ranks)
 
     def check_end(self) -> None:
         """Every job has ended, ran as often as it may, and for the reason it gives."""
@@ -186,6 +197,16 @@ ACTIONS = st.lists(st.tuples(st.integers(0, 118), st.integers(0, 19)), min_size=
 def test_every_job_ends_once_whatever_happens(workers: int, actions: list[tuple[int, int]]) -> None:
     """Recalls, deaths, limits, terminations and retries in any order leave no job behind."""
     schedule = Schedule(workers)
+    schedule.run(actions)
+    schedule.check_end()
+
+
+@pytest.mark.timeout(120)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(workers=st.integers(1, 3), actions=ACTIONS)
+def test_every_job_ends_once_with_priorities(workers: int, actions: list[tuple[int, int]]) -> None:
+    """The same with priorities; the line is in their order after each action, whatever it was."""
+    schedule = Schedule(workers, with_priorities=True)
     schedule.run(actions)
     schedule.check_end()
 

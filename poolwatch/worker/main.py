@@ -25,6 +25,7 @@ from poolwatch.transport.frames import Frame, FrameReader
 from poolwatch.transport.kernel import yield_processor
 from poolwatch.worker import chunks
 from poolwatch.worker.chunks import ChunkRunner
+from poolwatch.worker.memory import Resident
 from poolwatch.worker.outbox import Outbox
 from poolwatch.worker.signals import Orders, die_of
 
@@ -134,6 +135,7 @@ class Worker:
 
     def _loop(self) -> None:
         reader, bound = self._reader, self._setup.maxtasksperchild
+        resident = Resident(self._setup.max_memory_per_child)
         while True:
             if self._patience > 0:
                 self._await_next()
@@ -148,7 +150,7 @@ class Worker:
             for frame in batch:
                 if frame.kind == frames.JOB:
                     self._run_job(frame)
-                    if self._done == bound:
+                    if self._done == bound or (resident.bound and resident.is_above()):
                         return
                 elif frame.kind == frames.PING:
                     self._outbox.send_through_stream(frames.PONG, b"", frame.serial)
