@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import cast
 
+from poolwatch.chunks import Part
 from poolwatch.core import Core
 from poolwatch.exceptions import PoolFull
 from poolwatch.job import Job, JobOptions, JobState
@@ -31,6 +32,7 @@ class BoundedCore(Core):
         options: JobOptions,
         keepalive: object,
         wait: bool | None = None,
+        part: Part | None = None,
     ) -> Job:
         """See :meth:`Core.submit`.
 
@@ -40,6 +42,7 @@ class BoundedCore(Core):
         head, payload, by_value = call
         job = Job(next(self._job_numbers), name, head, payload, options, keepalive)
         job.by_value = by_value
+        job.chunk = part
         interrupted = self.is_interrupted
         with self.dispatcher.lock:
             if self.slots.is_free(None):

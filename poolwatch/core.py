@@ -144,6 +144,7 @@ class Core:
         options: JobOptions,
         keepalive: object,
         wait: bool | None = None,
+        part: Part | None = None,
     ) -> Job:
         """Make a job and put it on its way.
 
@@ -153,6 +154,7 @@ class Core:
             options: what the caller asked for.
             keepalive: must not be collected while the job is unfinished.
             wait: whether to wait for a slot; without meaning where there is no bound.
+            part: to whom the outcome goes, where that is not the job's handle.
 
         Raises:
             ValueError, PoolBroken: as :meth:`check_open`; the pool may have ended meanwhile.
@@ -160,17 +162,24 @@ class Core:
         head, payload, by_value = call
         job = Job(next(self._job_numbers), name, head, payload, options, keepalive)
         job.by_value = by_value
+        job.chunk = part
         self.submit_job(job)
         return job
 
     def submit_job(self, job: Job) -> None:
         """Put a job on its way; errors as for :meth:`submit`."""
+        dispatcher = self.dispatcher
+        is_ranked = job.options is not NO_OPTIONS and job.options.priority != 0
+        if is_ranked:
+            dispatcher.ranked = True
         try:
-            self.dispatcher.submit(job)
+            dispatcher.submit(job)
         except BaseException:
             # A signal handler raised (Ctrl-C) in the middle of the bookkeeping.
             self.call_soon(lambda: self.supervisor.repair(job))
             raise
+        if is_ranked:
+            dispatcher.urge()
         if self._refusal is not None or self.foreign:
             self._withdraw(job)
 

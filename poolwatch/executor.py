@@ -120,6 +120,7 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             TypeError: not callable.
             RuntimeError: after ``shutdown()``, or at the interpreter's end.
             PoolBroken: the pool cannot go on; it is a ``BrokenProcessPool``.
+            PoolFull: ``max_pending`` jobs are unfinished, and it may not wait, see ``Pool``.
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
@@ -132,11 +133,9 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             future.set_exception(error)
             return future
-        watch = self._settler.watch(future)
-        job = core.part_job(config.name_of(fn), call, watch, options, self._pool)
-        future._job = job
+        name, watch = config.name_of(fn), self._settler.watch(future)
         try:
-            core.submit_job(job)
+            future._job = core.submit(name, call, options, self._pool, part=watch)
         except ValueError:
             raise RuntimeError(_AFTER_SHUTDOWN) from None
         return future

@@ -132,6 +132,7 @@ class Settler:
         """Return what tells of the end of a future's job."""
 
         def ended(job: Job) -> None:
+            future._job = job  # perhaps before whoever submits it has been told
             self._ended.append(future)
             if not self._called:
                 self._called = True

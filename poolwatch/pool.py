@@ -268,8 +268,6 @@ class Pool(PoolMaps, PoolControl):
         ):
             checks.exception_classes("callbacks_propagate", callbacks_propagate)
             soft, hard = config.job_limits(core.options, soft_timeout, timeout)
-            if priority:
-                core.dispatcher.ranked = True
             options = config.job_options(
                 callback,
                 error_callback,
@@ -289,10 +287,7 @@ class Pool(PoolMaps, PoolControl):
             call = core.snapshot.encode(func, args, kwds)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return core.handle_of(core.failed_job(name, error, options))
-        job = core.submit(name, call, options, self, waitforslot)
-        if priority:
-            core.dispatcher.urge()
-        return ApplyResult(job, core.access)
+        return ApplyResult(core.submit(name, call, options, self, waitforslot), core.access)
 
     def apply(
         self,

@@ -21,6 +21,7 @@ from helpers import DEADLINE, ProcessWatch, Stage, assert_gone, eventually, work
 from poolwatch import (
     JobState,
     PoolBroken,
+    PoolFull,
     RemoteTraceback,
     RetryLost,
     Terminated,
@@ -510,3 +511,22 @@ def test_terminate_and_aclose() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(main)
+
+
+def test_bound_is_never_waited_for_and_priorities_hold(stage: Stage) -> None:
+    """PoolFull instead of a loop that stands still; urgent jobs go first."""
+
+    async def main() -> None:
+        async with AsyncPool(1, max_pending=4) as pool:
+            running = pool.submit(work.ring_and_wait, stage.bell, stage.gate)
+            await heard(stage)
+            late = pool.submit(work.ring, stage.bell, "late")
+            soon = pool.options(priority=1).submit(work.ring, stage.bell, "soon")
+            first = pool.options(priority=2).submit(work.ring, stage.bell, "first")
+            with pytest.raises(PoolFull):
+                pool.submit(work.square, 3)
+            stage.let_go()
+            await asyncio.gather(running, late, soon, first)
+            assert await heard(stage, 3) == ["first", "soon", "late"]
+
+    run(main)

@@ -24,6 +24,7 @@ from poolwatch import (
     BootError,
     MaybeEncodingError,
     Pool,
+    PoolFull,
     ProcessPoolExecutor,
     RemoteTraceback,
     Terminated,
@@ -467,3 +468,15 @@ def test_program_that_ends_with_waiting_futures_runs_them(tmp_path: Any) -> None
     )
     subprocess.run([sys.executable, "-c", script, str(note)], check=True, timeout=DEADLINE)
     assert note.read_text() == "01234"
+
+
+def test_bound_of_the_pool_holds_for_futures(make_executor: Any, stage: Stage) -> None:
+    """With max_pending a submission waits, or is refused with block=False."""
+    executor = make_executor(1, max_pending=2, block=False)
+    futures = [executor.submit(work.ring_and_wait, stage.bell, stage.gate) for _ in range(2)]
+    with pytest.raises(PoolFull):
+        executor.submit(work.square, 3)
+    stage.let_go(2)
+    cf.wait(futures, DEADLINE)
+    eventually(lambda: executor._core.slots.has_room())
+    assert executor.submit(work.square, 3).result(DEADLINE) == 9

@@ -64,6 +64,8 @@ class AsyncCalls:
             TypeError: not callable.
             ValueError: the pool is closed.
             PoolBroken: the pool cannot go on.
+            PoolFull: ``max_pending`` jobs are unfinished; it never waits, as that would stop the
+                loop. :meth:`imap` has a window of its own.
             RuntimeError: no event loop runs in this thread.
         """
         if not callable(func):
@@ -78,10 +80,9 @@ class AsyncCalls:
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             future.set_exception(error)
             return future
-        watch = self._mailboxes.of(loop).watch(future)
-        job = core.part_job(config.name_of(func), call, watch, options, self._pool)
+        name, watch = config.name_of(func), self._mailboxes.of(loop).watch(future)
+        job = core.submit(name, call, options, self._pool, wait=False, part=watch)
         future._handle = ApplyResult(job, core.access)
-        core.submit_job(job)
         return future
 
 
