@@ -1,0 +1,84 @@
+"""README and docs tell the truth: every block runs, every public name is in the reference."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import poolwatch
+import poolwatch.aio
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block_runs(block: str, tmp_path: Path) -> None:
+    """Each block is a program of its own that ends well and prints what it says."""
+    script = tmp_path / "block.py"
+    script.write_text(block)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    for promised in re.findall(r"print\(.*\)\s+# ([^;:\n]+)", block):
+        assert promised.strip() in done.stdout
+
+
+def test_there_are_blocks() -> None:
+    """The pattern finds them."""
+    assert len(BLOCKS) >= 20
+    assert any("apply_async" in block.values[0] for block in BLOCKS)
+
+
+def documented() -> str:
+    """The names that the reference is made for, and what it says itself."""
+    return "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+
+
+# Those that are somebody else's, or are a page of their own.
+BORROWED = {"__version__", "events", "TimeoutError"}
+
+
+@pytest.mark.parametrize("name", sorted(set(poolwatch.__all__) - BORROWED))
+def test_public_name_is_in_the_reference(name: str) -> None:
+    """With a docstring, which is what the page shows."""
+    value = getattr(poolwatch, name)
+    assert value.__doc__
+    in_errors = getattr(value, "__module__", "") in (
+        "poolwatch.exceptions",
+        "multiprocessing.context",
+    )
+    assert in_errors or re.search(rf"poolwatch\.{name}\b", documented()), name
+
+
+@pytest.mark.parametrize("name", poolwatch.aio.__all__)
+def test_public_name_of_aio_is_in_the_reference(name: str) -> None:
+    """The same for asyncio."""
+    assert f"::: poolwatch.aio.{name}\n" in documented()
+    assert getattr(poolwatch.aio, name).__doc__
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """And the navigation names no page that is not there."""
+    named = set(re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
+    assert named == pages
