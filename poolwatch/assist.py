@@ -128,7 +128,7 @@ class Assist:
                     break
             else:
                 if monotonic_ns() > deadline:
-                    self._patience -= _IN_VAIN
+                    self._patience = max(0, self._patience - _IN_VAIN)
                     return
                 yield_processor()
                 continue
