@@ -96,7 +96,6 @@ class Worker:
         )
         kernel.become_subreaper()
         kernel.register_membarrier()
-        self._pin()
         _reseed()
         if self._initialize():
             self._fields[ledger.PHASE] = ledger.IDLE
@@ -104,15 +103,6 @@ class Worker:
             self._cpu = thread_time_ns()
             self._loop()
         self._leave()
-
-    def _pin(self) -> None:
-        """Stay on one processor, before the initializer starts threads that would not."""
-        processor = self._fields[ledger.PROCESSOR]
-        if processor:
-            try:
-                os.sched_setaffinity(0, {processor - 1})
-            except (AttributeError, OSError):
-                pass  # it may not be used any more; any other is as good
 
     def _forget_pool(self) -> None:
         """In a process that a job forks: the stream is not its own, nor are our signals."""
