@@ -4,8 +4,9 @@ A worker is made when a job waits that nobody will come to soon. What that means
 jobs have been like. Where they are long, each that waits gets a worker at once. Otherwise somebody
 looks every few milliseconds while jobs wait, and has as many made as the work in line is worth: a
 burst of tiny jobs is done sooner than another worker would be up, and more workers than processors
-are of no use to it. No more than twice as many at a time: the average may be about to fall. Whatever the jobs have been like: when all the workers are at long ones, more
-are made, twice as many at each look, for what waits is probably long as well.
+are of no use to it. It makes no more than twice as many at a time, for the average may be about to
+fall. Whatever the jobs have been like: when all the workers are at long ones, more are made, twice
+as many at each look, for what waits is probably long as well.
 
 Nothing looks while no job waits, or when there are as many workers as there may be; then the next
 look is due when one leaves. The number of workers is thought over whenever one has gone, so that a
