@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from poolwatch import Pool
 
@@ -21,6 +22,13 @@ first = answer
 def wait_until_restarted(pool: Pool, old: set[int]) -> None:
     deadline = time.monotonic() + 10
     while {worker.pid for worker in pool.workers} & old or len(pool.workers) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def wait_until_by_name(pool: Pool, func: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 10
+    while pool._core.snapshot.encode(func, (), {}).by_value:
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -48,7 +56,11 @@ if __name__ == "__main__":
             assert pool.apply(answer) == "second"
             assert pool.apply(calls_answer) == "second"
 
-        # What the new workers have been made with is taken back at once.
+        # What the new workers have been made with is taken back at once; the old ones know it.
+        old = pids(pool)
+        pool.restart()
+        wait_until_restarted(pool, old)
+        wait_until_by_name(pool, answer)
         old = pids(pool)
         second = answer
 
@@ -73,9 +85,6 @@ if __name__ == "__main__":
         old = pids(pool)
         pool.restart()
         wait_until_restarted(pool, old)
-        deadline = time.monotonic() + 10
-        while pool._core.snapshot.encode(answer, (), {}).by_value:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until_by_name(pool, answer)
         assert pool.apply(answer) == "first"
     print("done")
