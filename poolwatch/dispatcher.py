@@ -277,9 +277,13 @@ class Dispatcher:
 
     def refill_idle(self) -> None:
         """Give waiting jobs to idle workers. The lock is held."""
+        has_sent = False
         while self._idle and (self.backlog or self.arrivals):
             worker, _ = self._idle.popitem()
             self.refill(worker)
+            has_sent = True
+        if has_sent and self._idle and not self._looking:
+            self._look_soon()  # what was sent first may be long, and more was sent behind it
         if not self.demanded and self.backlog and not self._idle:
             self._demand()
 

@@ -416,3 +416,34 @@ def test_replacement_gets_the_processor_of_whoever_is_still_leaving() -> None:
         newest = list(world.supervisor.crew.workers.values())[-1]
         assert newest.token == 3
         assert newest.processor == processors[gone]
+
+
+def test_nobody_waits_behind_a_long_job_while_a_worker_is_idle() -> None:
+    """Jobs that are taken back go to idle workers two at a time, and each of those may be long."""
+    world = World(1)
+    (first,) = worlds_workers(world, 1)
+    dispatcher = world.supervisor.dispatcher
+    for _ in range(4):
+        world.submit()
+    dispatcher.average = 0.0
+    with dispatcher.lock:
+        dispatcher.refill(world.record(first))
+    while first.stage != "running":
+        first.step()
+    for _ in range(3):
+        world.grow()
+    world.loop.settle()
+    for _ in range(3):
+        world.make_worker()
+    others = list(world.workers.values())[1:]
+    for worker in others:
+        worker.step()
+        world.read(worker)
+    for _ in range(20):
+        world.pass_time(0.004)
+        for worker in others:
+            for _ in range(4):
+                if worker.stage != "running":
+                    worker.step()
+            world.read(worker)
+    assert sorted(len(tokens) for tokens in world.started.values()) == [1, 1, 1, 1]
