@@ -9,6 +9,7 @@ from poolwatch.endings import Endings
 from poolwatch.hooks import Hooks
 from poolwatch.job import Job, JobState
 from poolwatch.loop import EventLoop
+from poolwatch.transport import frames
 
 
 class Aside:
@@ -49,6 +50,7 @@ class Aside:
     def retry(self, job: Job, seconds: float) -> None:
         """Put a lost job back in line, now or after a back-off. The lock is held."""
         job.worker = None
+        job.label = job.id | job.attempts << frames.LABEL_BITS
         if job.chunk is not None and job.chunk.drop_received():
             job.payload = None
         if seconds > 0:

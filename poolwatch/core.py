@@ -28,6 +28,7 @@ from poolwatch.loop import Loop
 from poolwatch.results import Access, ApplyResult
 from poolwatch.snapshot import Call, Snapshot
 from poolwatch.supervisor import Supervisor
+from poolwatch.transport.settings import TravellingVariable
 from poolwatch.worker.main import WorkerSetup
 
 logger = logging.getLogger("poolwatch")
@@ -70,6 +71,7 @@ class Core:
         self._running = True
         self._job_numbers = itertools.count(1)
         self._inputs: dict[Input, None] = {}  # those that have not ended
+        setup.contextvars = tuple(map(TravellingVariable, options.contextvars))
         self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
         try:
             self._start()

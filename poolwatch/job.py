@@ -98,6 +98,8 @@ class JobOptions:
         priority: jobs of a higher one go first; 0 for most.
         env: variables that are added to the worker's environment while the job runs, or None.
         cwd: the worker's working directory while the job runs, or None.
+        settings: those two and the submitter's context variables on their way to the worker, see
+            ``transport.settings``; empty for most.
     """
 
     callback: Callable[[Any], object] | None = None
@@ -112,6 +114,7 @@ class JobOptions:
     priority: int = 0
     env: dict[str, str] | None = None
     cwd: str | None = None
+    settings: bytes = b""
 
 
 NO_OPTIONS = JobOptions()
@@ -192,6 +195,8 @@ class Job:
 
     Attributes:
         id: number of the job in its pool.
+        label: what the worker is told: the id, and above ``frames.LABEL_BITS`` how often the job was
+            lost before.
         name: qualified name of the function.
         head: the function's own pickle, see ``transport.calls``; empty when the payload holds it.
         payload: the pickled arguments, or the whole call; dropped when the job has ended.
@@ -226,6 +231,7 @@ class Job:
         "head",
         "id",
         "keepalive",
+        "label",
         "limit",
         "moves",
         "name",
@@ -249,7 +255,7 @@ class Job:
         options: JobOptions,
         keepalive: object,
     ) -> None:
-        self.id = number
+        self.id = self.label = number
         self.name = name
         self.head = head
         self.payload: codec.Payload | None = payload

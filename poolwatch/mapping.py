@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pickle import PicklingError
 from typing import Any, NamedTuple
 
 from poolwatch import config
@@ -67,6 +68,14 @@ class Mapper:
         if soft is not None or hard is not None:
             self._options = JobOptions(soft_timeout=soft, timeout=hard)
             self._flags |= frames.LIMITED
+        self._unsendable: BaseException | None = None  # why no item can be sent
+        if core.options.contextvars:
+            if self._options is NO_OPTIONS:
+                self._options = JobOptions()
+            try:
+                config.add_settings(self._options, core.options.contextvars)
+            except PicklingError as error:
+                self._unsendable = error
 
     def submit(self, result: MapResult[Any], items: list[Any], pool: object) -> None:
         """Put all items on their way.
@@ -103,6 +112,9 @@ class Mapper:
             items: as many as travel together, or fewer; any number of items that travel alone.
             pool: must not be collected while a job is unfinished.
         """
+        if self._unsendable is not None:
+            error = self._unsendable
+            return [Unsendable(index, error) for index in range(start, start + len(items))]
         if self._size > 1 and len(items) > 1:
             try:
                 return [self._chunk(accounts, start, items, pool)]

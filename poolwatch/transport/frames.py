@@ -17,7 +17,8 @@ HEADER = struct.Struct("<QBBHIQQQ")
 """length of the payload, kind, flags, descriptors, spare, serial, and two numbers by kind."""
 
 # Parent to worker.
-JOB = 1  # number one: length of the function's own pickle at the front, see codec
+JOB = 1  # numbers: length of what is in front of the arguments (settings, the function's own
+# pickle, see calls), and the job's label: its id, and above LABEL_BITS how often it has been lost
 LEAVE = 2  # finish what was sent before this, then exit
 PING = 3  # answer: asked of a worker that has not touched what it was sent
 
@@ -42,6 +43,9 @@ BY_VALUE = 4  # job: already sent by value, NOT_FOUND would not help
 CHUNK = 8  # job: the payload is a function and a list of items, see worker.chunks
 LIMITED = 16  # chunk: time limits hold for each item
 PROMPT = 32  # chunk: somebody may wait for the first outcomes while the last items run
+SETTINGS = 64  # job: the payload begins with a section of settings, see settings
+
+LABEL_BITS = 48
 
 READ_BYTES = 120 * 1024  # below malloc's mmap threshold, so a read costs no page faults
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * array.array("i").itemsize)  # a frame owns one at most

@@ -19,11 +19,12 @@ from signal import SIGTERM
 from time import monotonic_ns, thread_time_ns
 from typing import Any
 
-from poolwatch.transport import codec, frames, kernel, ledger
+from poolwatch.transport import codec, frames, kernel, ledger, settings
 from poolwatch.transport.calls import Functions
 from poolwatch.transport.frames import Frame, FrameReader
 from poolwatch.transport.kernel import yield_processor
-from poolwatch.worker import chunks
+from poolwatch.transport.settings import TravellingVariable
+from poolwatch.worker import chunks, surroundings
 from poolwatch.worker.chunks import ChunkRunner
 from poolwatch.worker.outbox import Outbox
 from poolwatch.worker.signals import Orders, die_of
@@ -44,6 +45,7 @@ class WorkerSetup:
         on_process_exit: called in the worker as ``(pid, exitcode)`` when it leaves.
         max_memory_per_child: KiB of resident set, looked at after each job, above which the worker
             leaves; None for no bound.
+        contextvars: those whose values travel with each job.
         usage_memory: every job's own peak of memory is measured, also of the shortest.
     """
 
@@ -52,6 +54,7 @@ class WorkerSetup:
     maxtasksperchild: int | None = None
     on_process_exit: Callable[[int, int], object] | None = None
     max_memory_per_child: int | None = None
+    contextvars: tuple[TravellingVariable, ...] = ()
     usage_memory: bool = False
 
 
@@ -78,6 +81,7 @@ class Worker:
         self._reader = FrameReader(ends.sock)
         self._outbox = Outbox(ends.sock, self._row)
         self._functions = Functions()
+        self._variables = [travelling.variable for travelling in setup.contextvars]
         self._chunks = ChunkRunner(self._outbox, self._fields, self._orders, self._leave_if_forked)
         self._pid = getpid()
         self._done = 0
@@ -161,7 +165,7 @@ class Worker:
         self._patience = min(self._patience + 1, _MOST_PATIENCE)
 
     def _run_job(self, frame: Frame) -> None:
-        _, flags, serial, split, _, payload, fd = frame
+        _, flags, serial, split, label, payload, fd = frame
         fields = self._fields
         self._last = serial
         if serial <= fields[ledger.VOID]:
@@ -198,6 +202,8 @@ class Worker:
         self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
     ) -> tuple[int, codec.Payload]:
         """Run one job; return the kind of frame and the payload that tell how it went."""
+        if flags & frames.SETTINGS:
+            return self._outcome_in_surroundings(flags, serial, head, payload, fd)
         try:
             call = self._functions.decode(head, payload, fd, bool(flags & frames.BULK))
             func, args, kwds = call
@@ -221,6 +227,25 @@ class Worker:
             return frames.RESULT, codec.encode(value)
         except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return frames.FAILURE, chunks.failure_of(value)
+
+    def _outcome_in_surroundings(
+        self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
+    ) -> tuple[int, codec.Payload]:
+        section, head = settings.split(head)
+        begun = False
+
+        def run() -> tuple[int, codec.Payload]:
+            nonlocal begun
+            begun = True
+            return self._outcome(flags & ~frames.SETTINGS, serial, head, payload, fd)
+
+        try:
+            return surroundings.run_in(section, self._variables, run)
+        except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
+            if not begun:
+                _drop(fd)
+            error.__traceback__ = None  # nothing of the user's own is in it
+            return frames.FAILURE, codec.encode_failure(error)
 
     def _leave_if_forked(self) -> None:
         """A job forked, and its child has come back here: this is not the worker."""
