@@ -42,12 +42,14 @@ from poolwatch.policies import (
 )
 from poolwatch.pool import Pool
 from poolwatch.results import ApplyResult, AsyncResult
+from poolwatch.worker.current import CurrentJob, current_job, worker_id
 
 __all__ = [
     "ApplyResult",
     "AsyncResult",
     "BootError",
     "ByCause",
+    "CurrentJob",
     "Fail",
     "FailFast",
     "GracePeriod",
@@ -81,6 +83,8 @@ __all__ = [
     "WorkerInfo",
     "WorkerLostError",
     "__version__",
+    "current_job",
     "events",
     "human_status",
+    "worker_id",
 ]

@@ -71,6 +71,7 @@ class Core:
         self._running = True
         self._job_numbers = itertools.count(1)
         self._inputs: dict[Input, None] = {}  # those that have not ended
+        setup.pool = options.name
         setup.contextvars = tuple(map(TravellingVariable, options.contextvars))
         self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
         try:

@@ -8,6 +8,7 @@ does, it only paces the replacements, unless the caller gave ``max_restarts``.
 from __future__ import annotations
 
 import enum
+import itertools
 import os
 import select
 import signal
@@ -73,6 +74,7 @@ class WorkerProcess:
         blameless: its zygote died, and it with it.
         boot_failure: what its initializer raised, pickled.
         reason: what else explains its death.
+        place: number of its place among the workers; a replacement takes it over.
     """
 
     __slots__ = (
@@ -91,6 +93,7 @@ class WorkerProcess:
         "peak_rss",
         "pid",
         "pidfd",
+        "place",
         "reason",
         "report_timer",
         "ring",
@@ -129,6 +132,7 @@ class WorkerProcess:
         self.leave_timer: Timer | None = None
         self.report_timer: Timer | None = None
         self.reason: str | None = None
+        self.place = 0
 
     def running(self) -> Job | None:
         """Return the job that the worker has begun and not delivered, or None."""
@@ -285,11 +289,20 @@ class Crew:
         worker = WorkerProcess(token, name, hands, now)
         if self.target <= self._options.processors:
             worker.fields[ledger.LOOK_NS] = _LOOK_NS
+        worker.place = self._free_place()
+        worker.fields[ledger.PLACE] = worker.place + 1
         self.workers[token] = worker
         self._loop.watch(worker.stream, lambda: self._on_readable(worker))
         worker.boot_timer = self._loop.call_later(
             self._options.boot_timeout, lambda: self._boot_overdue(worker)
         )
+
+    def _free_place(self) -> int:
+        """Return the lowest number of a place where no other worker runs jobs."""
+        gone = (WorkerState.LEAVING, WorkerState.DEAD)
+        workers = self.workers.values()
+        taken = {worker.place for worker in workers if worker.jobs or worker.state not in gone}
+        return next(place for place in itertools.count() if place not in taken)
 
     def _hire_later(self, trouble: str) -> None:
         self._bus.emit(Trouble(self._bus.pool, trouble))

@@ -26,7 +26,7 @@ PING = 3  # answer: asked of a worker that has not touched what it was sent
 READY = 10  # booted; the initializer has run; number one: the process id
 BOOT_FAILED = 11  # the initializer raised; the payload tells what
 ACCEPTED = 12  # the job begins: number one is the clock in ns
-RESULT = 13  # payload: pickled value; numbers: wall and CPU time in ns
+RESULT = 13  # payload: pickled value; numbers: wall time in ns, and CPU time, see usage
 FAILURE = 14  # payload: a failure, see codec; numbers as above
 DECODING_FAILED = 15  # the arguments did not unpickle; payload: a failure
 NOT_FOUND = 16  # the function or a class is unknown here: send it by value
@@ -35,6 +35,7 @@ LEAVING = 18  # the worker has done its share of jobs, or was told to, and takes
 PONG = 19
 PARTIAL = 20  # chunks of a map: outcomes of the next items; number one: how many
 BELL = 21  # there is something in the ring, see rings
+PEAK = 22  # before a result: number one is the job's own peak of memory in bytes
 
 # Flags.
 WANT_ACCEPT = 1  # job: write an ACCEPTED frame before it begins

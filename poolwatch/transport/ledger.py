@@ -56,6 +56,8 @@ SENT = 13  # serial of the job sent last, once its frame is in the stream
 RING = 14  # 1 when the worker may use the ring
 LOOK_NS = 15  # how long the worker may look for its next job before it goes to sleep
 
+PLACE = 17  # number of the worker's place in the pool, plus one; written once
+
 # Written by both.
 BELL = 16  # 1: after the next result in the ring, write into the stream to wake the parent
 
