@@ -24,6 +24,7 @@ from poolwatch.exceptions import PoolBroken, Terminated
 from poolwatch.job import Job, JobOptions, JobState
 from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
+from poolwatch.log_relay import LogRelay
 from poolwatch.loop import Loop
 from poolwatch.results import Access, ApplyResult
 from poolwatch.snapshot import Call, Snapshot
@@ -73,12 +74,21 @@ class Core:
         self._inputs: dict[Input, None] = {}  # those that have not ended
         setup.pool = options.name
         setup.contextvars = tuple(map(TravellingVariable, options.contextvars))
-        self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
+        self._relay: LogRelay | None = None
+        if options.relay_logs is not None:
+            self._relay = LogRelay(options.name, options.relay_logs, self.deliver)
+            setup.relay = self._relay.end
         try:
-            self._start()
+            self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
+            try:
+                self._start()
+            except BaseException:
+                self._launcher.stop()
+                self._launcher.wait(_STOP_SECONDS)
+                raise
         except BaseException:
-            self._launcher.stop()
-            self._launcher.wait(_STOP_SECONDS)
+            if self._relay is not None:
+                self._relay.close()
             raise
 
     def _start(self) -> None:
@@ -230,6 +240,8 @@ class Core:
 
     def _run(self) -> None:
         try:
+            if self._relay is not None:
+                self._loop.watch(self._relay, self._relay.on_readable)
             self._launcher.attach(self.supervisor, self._loop)
             self.supervisor.crew.maintain()
             while self._running:
@@ -258,6 +270,8 @@ class Core:
                     self.supervisor.crew.forget(worker)
             self._loop.close()
         finally:
+            if self._relay is not None:
+                self._relay.finish()
             self._encoder.stop()
             self._delivery.stop()
             _cores.pop(self._number, None)
@@ -395,6 +409,8 @@ class Core:
         """In a forked child: let go of descriptors, touch nothing else."""
         self.foreign = self.supervisor.orders.foreign = self.supervisor.assist.foreign = True
         closers: list[Callable[[], object]] = [self._launcher.close, self._loop.abandon]
+        if self._relay is not None:
+            closers.append(self._relay.abandon)
         for worker in self.supervisor.crew.workers.values():
             closers += [worker.hands.abandon, worker.close_pidfd]
         for close in closers:

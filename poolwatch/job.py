@@ -215,8 +215,8 @@ class Job:
 
     Attributes:
         id: number of the job in its pool.
-        label: what the worker is told: the id, and above ``frames.LABEL_BITS`` how often the job was
-            lost before.
+        label: what the worker is told: the id, and above ``frames.LABEL_BITS`` how often the job
+            was lost before.
         name: qualified name of the function.
         head: the function's own pickle, see ``transport.calls``; empty when the payload holds it.
         payload: the pickled arguments, or the whole call; dropped when the job has ended.

@@ -76,7 +76,9 @@ class Pool(PoolMaps, PoolControl):
             submitter has not set is unset in the job. With ``"spawn"`` and ``"forkserver"`` they
             must be global variables of a module.
         relay_logs: True to have the log records of the workers handled by the loggers of the parent
-            that have the same names; or the level from which on.
+            that have the same names; or the level from which on. Handlers that forked workers have
+            inherited are put away there; those that the initializer adds stay. Records that nobody
+            can keep up with are dropped, and their number is logged.
         usage: ``"memory"`` to measure also the shortest job's own peak of memory, see
             ``ApplyResult.usage``.
         synack: accepted for code written for billiard, without meaning: every job is acknowledged

@@ -23,8 +23,9 @@ from poolwatch.transport import codec, frames, kernel, ledger, settings, usage
 from poolwatch.transport.calls import Functions
 from poolwatch.transport.frames import Frame, FrameReader
 from poolwatch.transport.kernel import yield_processor
+from poolwatch.transport.relay import RelayEnd
 from poolwatch.transport.settings import TravellingVariable
-from poolwatch.worker import chunks, current, surroundings
+from poolwatch.worker import chunks, current, relay, surroundings, title
 from poolwatch.worker.chunks import ChunkRunner
 from poolwatch.worker.outbox import Outbox
 from poolwatch.worker.signals import Orders, die_of
@@ -47,6 +48,7 @@ class WorkerSetup:
             leaves; None for no bound.
         contextvars: those whose values travel with each job.
         pool: name of the pool.
+        relay: where log records go, or None.
         usage_memory: every job's own peak of memory is measured, also of the shortest.
     """
 
@@ -57,6 +59,7 @@ class WorkerSetup:
     max_memory_per_child: int | None = None
     contextvars: tuple[TravellingVariable, ...] = ()
     pool: str = "poolwatch"
+    relay: RelayEnd | None = None
     usage_memory: bool = False
 
 
@@ -105,6 +108,9 @@ class Worker:
         kernel.become_subreaper()
         kernel.register_membarrier()
         _reseed()
+        title.set_title(self._setup.pool, self._name)
+        if self._setup.relay is not None:
+            relay.install(self._setup.relay)
         current.enter(
             self, self._name, self._setup.pool, self._fields, Worker._run_job, Worker._outcome
         )
