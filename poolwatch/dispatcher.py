@@ -300,8 +300,9 @@ class Dispatcher:
             flags = frames.BY_VALUE if job.by_value else 0
             if job.chunk is not None:
                 flags |= job.chunk.flags
-            head, payload = job.head, job.payload
+            head, payload, label = job.head, job.payload, job.id
             if job.options is not NO_OPTIONS:
+                label |= job.attempts << frames.LABEL_BITS
                 if job.options.accept_callback is not None:
                     flags |= frames.WANT_ACCEPT
                 if job.options.settings:
@@ -311,7 +312,7 @@ class Dispatcher:
             if isinstance(payload, bytes):
                 size, split = len(head) + len(payload), len(head)
                 parts += (
-                    pack(size, frames.JOB, flags, 0, 0, serial, split, job.label),
+                    pack(size, frames.JOB, flags, 0, 0, serial, split, label),
                     head,
                     payload,
                 )
@@ -321,7 +322,7 @@ class Dispatcher:
                 table = head + payload.table
                 flags |= frames.BULK
                 frame = frames.pack(
-                    frames.JOB, table, serial, flags=flags, fds=1, first=len(head), second=job.label
+                    frames.JOB, table, serial, flags=flags, fds=1, first=len(head), second=label
                 )
                 complete = worker.stream.send(frame, payload)
         if parts:

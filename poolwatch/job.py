@@ -215,8 +215,6 @@ class Job:
 
     Attributes:
         id: number of the job in its pool.
-        label: what the worker is told: the id, and above ``frames.LABEL_BITS`` how often the job
-            was lost before.
         name: qualified name of the function.
         head: the function's own pickle, see ``transport.calls``; empty when the payload holds it.
         payload: the pickled arguments, or the whole call; dropped when the job has ended.
@@ -252,7 +250,6 @@ class Job:
         "head",
         "id",
         "keepalive",
-        "label",
         "limit",
         "moves",
         "name",
@@ -279,7 +276,7 @@ class Job:
         options: JobOptions,
         keepalive: object,
     ) -> None:
-        self.id = self.label = number
+        self.id = number
         self.name = name
         self.head = head
         self.payload: codec.Payload | None = payload

@@ -18,7 +18,7 @@ HEADER = struct.Struct("<QBBHIQQQ")
 
 # Parent to worker.
 JOB = 1  # numbers: length of what is in front of the arguments (settings, the function's own
-# pickle, see calls), and the job's label: its id, and above LABEL_BITS how often it has been lost
+# pickle, see calls), and the job's label: its id, and above LABEL_BITS how often it was lost before
 LEAVE = 2  # finish what was sent before this, then exit
 PING = 3  # answer: asked of a worker that has not touched what it was sent
 

@@ -189,7 +189,7 @@ class Worker:
             _drop(fd)
             return
         started = monotonic_ns()
-        if flags & frames.CHUNK:
+        if flags and flags & frames.CHUNK:
             fields[ledger.ITEM] = ledger.NO_ITEM
             fields[ledger.CHUNK_AT] = started
         fields[ledger.STARTED_AT] = started
@@ -200,7 +200,7 @@ class Worker:
             fields[ledger.PHASE] = ledger.IDLE
             self._outbox.send(frames.DROPPED, b"", serial)
             return
-        if flags & frames.WANT_ACCEPT:
+        if flags and flags & frames.WANT_ACCEPT:
             self._outbox.send(frames.ACCEPTED, b"", serial, started)
         kind, outcome = self._outcome(flags, serial, payload[:split], payload[split:], fd)
         self._leave_if_forked()
@@ -227,7 +227,7 @@ class Worker:
         self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
     ) -> tuple[int, codec.Payload]:
         """Run one job; return the kind of frame and the payload that tell how it went."""
-        if flags & frames.SETTINGS:
+        if flags and flags & frames.SETTINGS:
             return self._outcome_in_surroundings(flags, serial, head, payload, fd)
         try:
             call = self._functions.decode(head, payload, fd, bool(flags & frames.BULK))
@@ -238,7 +238,7 @@ class Worker:
                 return frames.NOT_FOUND, b""
             return frames.DECODING_FAILED, codec.encode_failure(error)
         try:
-            if flags & frames.CHUNK:
+            if flags and flags & frames.CHUNK:
                 return frames.RESULT, self._chunks.run(func, args, kwds, serial, flags)
             value = self._call(func, args, kwds, serial)
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
