@@ -14,6 +14,7 @@ from poolwatch import checks
 from poolwatch.checks import optional_seconds, seconds
 from poolwatch.job import JobOptions
 from poolwatch.policies import FailFast, GracePeriod, LostWorkerPolicy
+from poolwatch.transport import settings
 
 
 @dataclass(slots=True)
@@ -114,6 +115,16 @@ def job_options(
         env=None if env is None else environment(env),
         cwd=None if cwd is None else folder(cwd),
     )
+
+
+def add_settings(options: JobOptions, variables: tuple[ContextVar[Any], ...]) -> None:
+    """Note what a job is to find around it, with the submitter's context variables.
+
+    Raises:
+        pickle.PicklingError: the value of a variable does not pickle; the text names it.
+    """
+    if variables or options.env or options.cwd is not None:
+        options.settings = settings.encode(options.env, options.cwd, variables)
 
 
 def environment(value: object) -> dict[str, str]:

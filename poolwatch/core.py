@@ -13,10 +13,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from poolwatch.chunks import Part
-from poolwatch.config import PoolOptions, job_limits
+from poolwatch.config import PoolOptions, add_settings, job_limits
 from poolwatch.crew import decode_cause
 from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
@@ -24,11 +25,13 @@ from poolwatch.exceptions import PoolBroken, Terminated
 from poolwatch.job import NO_OPTIONS, Job, JobOptions, JobState
 from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
+from poolwatch.log_relay import LogRelay
 from poolwatch.loop import Loop
 from poolwatch.results import Access, ApplyResult
 from poolwatch.slots import Slots, is_bounded
 from poolwatch.snapshot import Call, Snapshot
 from poolwatch.supervisor import Supervisor
+from poolwatch.transport.settings import TravellingVariable
 from poolwatch.worker.main import WorkerSetup
 from poolwatch.workers import WorkerInfo, WorkerState
 
@@ -75,13 +78,25 @@ class Core:
         self._setup = setup
         self._ending: tuple[BaseException, JobState] | None = None  # of jobs, when not drained
         self._slots = Slots(options) if is_bounded(options) else None
-        self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
-        self._launchers = [self._launcher]  # the newest last; several for a while after a restart
+        setup.pool = options.name
+        setup.contextvars = tuple(map(TravellingVariable, options.contextvars))
+        self._relay: LogRelay | None = None
+        if options.relay_logs is not None:
+            self._relay = LogRelay(options.name, options.relay_logs, self.deliver)
+            setup.relay = self._relay.end
         try:
-            self._start()
+            self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
+            # The newest last; several for a while after a restart.
+            self._launchers = [self._launcher]
+            try:
+                self._start()
+            except BaseException:
+                self._launcher.stop()
+                self._launcher.wait(_STOP_SECONDS)
+                raise
         except BaseException:
-            self._launcher.stop()
-            self._launcher.wait(_STOP_SECONDS)
+            if self._relay is not None:
+                self._relay.close()
             raise
 
     def _start(self) -> None:
@@ -228,6 +243,19 @@ class Core:
             return NO_OPTIONS
         return JobOptions(soft_timeout=soft, timeout=hard)
 
+    def with_surroundings(self, options: JobOptions) -> JobOptions:
+        """Return the options with what the job is to find around it, by the caller's context.
+
+        Raises:
+            pickle.PicklingError: the value of a context variable does not pickle.
+        """
+        variables = self.options.contextvars
+        if options is NO_OPTIONS and not variables:
+            return options
+        options = replace(options)
+        add_settings(options, variables)
+        return options
+
     def failed_job(self, name: str, error: BaseException, options: JobOptions) -> Job:
         """Return a job that has ended before it began: its call does not pickle."""
         job = Job(next(self._job_numbers), name, b"", None, options, None)
@@ -281,6 +309,8 @@ class Core:
 
     def _run(self) -> None:
         try:
+            if self._relay is not None:
+                self._loop.watch(self._relay, self._relay.on_readable)
             self._launcher.attach(self.supervisor, self._loop)
             self.supervisor.crew.maintain()
             while self._running:
@@ -310,6 +340,8 @@ class Core:
                     self.supervisor.crew.forget(worker)
             self._loop.close()
         finally:
+            if self._relay is not None:
+                self._relay.finish()
             self._encoder.stop()
             self._delivery.stop()
             _cores.pop(self._number, None)
@@ -480,6 +512,8 @@ class Core:
         self.foreign = self.supervisor.orders.foreign = self.supervisor.assist.foreign = True
         closers: list[Callable[[], object]] = [self._loop.abandon]
         closers += [launcher.close for launcher in self._launchers]
+        if self._relay is not None:
+            closers.append(self._relay.abandon)
         for worker in self.supervisor.crew.workers.values():
             closers += [worker.hands.abandon, worker.close_pidfd]
         for close in closers:

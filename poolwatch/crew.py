@@ -129,7 +129,7 @@ class Crew:
         token, now = self._tokens, self._loop.time()
         name = f"{self._options.name}-{token}"
         place = self._free_place()
-        notes = {ledger.PLACE: place}
+        notes = {ledger.PLACE: place + 1}
         processors = self._options.cpu_affinity
         if processors:
             notes[ledger.PROCESSOR] = 1 + processors[place % len(processors)]

@@ -126,9 +126,9 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             raise TypeError(f"fn must be callable, not {fn!r}")
         self._check_open()
         core = self._core
-        options = core.plain_options()
         future: Future[T] = Future(self._settler)
         try:
+            options = core.with_surroundings(core.plain_options())
             call = core.snapshot.encode(fn, args, kwargs)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             future.set_exception(error)

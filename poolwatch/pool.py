@@ -78,9 +78,13 @@ class Pool(PoolMaps, PoolControl):
             replaced (from billiard, which looks at the peak). What a worker shares with the parent
             from its beginning counts; a chunk of a map is one job.
         contextvars: context variables whose values in the submitter are visible in its jobs; the
-            values must pickle.
+            values must pickle, and one that does not fails its own submission. A variable that the
+            submitter has not set is unset in the job. With ``"spawn"`` and ``"forkserver"`` they
+            must be global variables of a module.
         relay_logs: True to have the log records of the workers handled by the loggers of the parent
-            that have the same names; or the level from which on.
+            that have the same names; or the level from which on. Handlers that forked workers have
+            inherited are put away there; those that the initializer adds stay. Records that nobody
+            can keep up with are dropped, and their number is logged.
         usage: ``"memory"`` to measure also the shortest job's own peak of memory, see
             ``ApplyResult.usage``.
         synack: accepted for code written for billiard, without meaning: every job is acknowledged
@@ -175,7 +179,7 @@ class Pool(PoolMaps, PoolControl):
             on_timeout_cancel=check("on_timeout_cancel", on_timeout_cancel),
         )
         self._core = (BoundedCore if is_bounded(options) else Core)(options, setup)
-        self._has_limits = hard is not None or soft is not None
+        self._has_defaults = hard is not None or soft is not None or bool(options.contextvars)
         self._finalizer = weakref.finalize(self, _abandoned, self._core, name)
         self._finalizer.atexit = False  # the core has its own way to end with the interpreter
 
@@ -235,8 +239,10 @@ class Pool(PoolMaps, PoolControl):
             tag: the caller's own mark.
             priority: waiting jobs of a higher priority go first, those of the same in the order in
                 which they were submitted.
-            env: variables that are added to the worker's environment while the job runs.
-            cwd: the worker's working directory while the job runs.
+            env: variables that are added to the worker's environment while the job runs. Other
+                variables that the job itself changes stay changed in that worker.
+            cwd: the worker's working directory while the job runs. Where it cannot be entered, the
+                job fails with that ``OSError``.
 
         Raises:
             TypeError: an argument of the wrong kind.
@@ -250,7 +256,7 @@ class Pool(PoolMaps, PoolControl):
         args, kwds = config.call(func, args, kwds)
         options = NO_OPTIONS
         if (
-            self._has_limits
+            self._has_defaults
             or callback is not None
             or error_callback is not None
             or accept_callback is not None
@@ -284,6 +290,8 @@ class Pool(PoolMaps, PoolControl):
             )
         name = config.name_of(func)
         try:
+            if options is not NO_OPTIONS:
+                config.add_settings(options, core.options.contextvars)
             call = core.snapshot.encode(func, args, kwds)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return core.handle_of(core.failed_job(name, error, options))

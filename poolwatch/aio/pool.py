@@ -76,6 +76,7 @@ class AsyncCalls:
         future: JobFuture[T] = JobFuture(loop=loop)
         options = core.plain_options() if self._options is None else self._options
         try:
+            options = core.with_surroundings(options)
             call = core.snapshot.encode(func, args, kwargs)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             future.set_exception(error)
