@@ -96,8 +96,12 @@ class Crew:
         return old
 
     def _free_place(self) -> int:
-        """Return the lowest free place."""
-        taken = {worker.place for worker in self.workers.values()}
+        """Return the lowest place that is free, or that a worker is leaving."""
+        taken = {
+            worker.place
+            for worker in self.workers.values()
+            if worker.state is not WorkerState.LEAVING and worker.generation == self.generation
+        }
         return next(place for place in itertools.count() if place not in taken)
 
     def _pause_before_next(self) -> float:
