@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import NoReturn
 
 ERRORS: dict[str, type[BaseException]] = {
@@ -46,3 +47,21 @@ def _raise(kind: type[BaseException]) -> NoReturn:
 
 def refuse_to_load(interrupting: bool = False) -> RefusesToLoad:
     return RefusesToLoad(KeyboardInterrupt if interrupting else Unusual)
+
+
+class SlowToLoad:
+    """Takes a millisecond to be unpickled; comes out as a number."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _after_a_millisecond, ()
+
+
+def _after_a_millisecond() -> int:
+    until = time.monotonic() + 0.001
+    while time.monotonic() < until:
+        pass
+    return 1
+
+
+def slow_to_load() -> SlowToLoad:
+    return SlowToLoad()

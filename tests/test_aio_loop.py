@@ -46,6 +46,12 @@ async def idle_after(count: int) -> AsyncIterator[int]:
     await asyncio.Event().wait()
 
 
+def is_drained(pool: AsyncPool) -> bool:
+    """All that was submitted has ended; what has just come in is not counted among it yet."""
+    dispatcher = pool.pool._core.dispatcher
+    return not dispatcher.arrivals and not dispatcher.unfinished
+
+
 # -- errors that mean something to the loop -----------------------------------------------------
 
 
@@ -140,7 +146,7 @@ def test_loop_is_woken_once_for_many_outcomes(monkeypatch: pytest.MonkeyPatch) -
 
             monkeypatch.setattr(loop, "call_soon_threadsafe", count)
             calls = [pool.submit(work.square, n) for n in range(1000)]
-            eventually(lambda: not pool.pool._core.dispatcher.unfinished)  # in the loop's thread
+            eventually(lambda: is_drained(pool))  # in the loop's thread
             assert await asyncio.gather(*calls) == [n * n for n in range(1000)]
             monkeypatch.undo()
             return woken
@@ -164,7 +170,7 @@ def test_flood_of_results_lets_others_have_their_turn(kind: str, chunksize: int)
 
         async with AsyncPool(2) as pool:
             results = getattr(pool, kind)(work.square, range(4000), chunksize, buffersize=4000)
-            eventually(lambda: not pool.pool._core.dispatcher.unfinished)  # all are there
+            eventually(lambda: results._state.accounted == 4000)  # in the loop's thread
             other = asyncio.create_task(count_turns())
             until = time.monotonic() + 0.003
             async for _ in results:
@@ -178,6 +184,24 @@ def test_flood_of_results_lets_others_have_their_turn(kind: str, chunksize: int)
     turns, taken = run(main)
     assert taken == 4000
     assert turns >= 10  # 40 times 3 ms are more than ten turns of 5 ms, with slack
+
+
+def test_flood_of_awaited_outcomes_lets_others_have_their_turn() -> None:
+    """Outcomes are unpickled in the loop's thread, but not all of them in one go."""
+
+    async def main() -> int:
+        async with AsyncPool(1) as pool:
+            turns = 0
+            calls = [pool.submit(aio_work.slow_to_load) for _ in range(200)]
+            eventually(lambda: is_drained(pool))  # in the loop's thread: all are there
+            everything = asyncio.gather(*calls)
+            while not everything.done():
+                turns += 1
+                await asyncio.sleep(0)
+            assert everything.result() == [1] * 200
+            return turns
+
+    assert run(main) >= 15  # 200 ms are 40 turns of 5 ms; in one go it would be some three
 
 
 # -- the loop's end -----------------------------------------------------------------------------
@@ -208,7 +232,7 @@ def test_closed_loops_are_collected_while_their_pool_lives(
             stage.heard()
             stage.let_go()
     assert pool.apply(work.square, (4,)) == 16
-    eventually(lambda: not pool._core.dispatcher.unfinished)
+    eventually(lambda: is_drained(face))
 
     def collected() -> bool:
         gc.collect()
@@ -369,7 +393,7 @@ def test_failing_member_of_a_task_group_stops_the_others_jobs(stage: Stage) -> N
                     await heard(stage)
                     group.create_task(pool.apply(work.fail, "guilty"))
             assert [str(error) for error in caught.value.exceptions] == ["guilty"]
-            await asyncio.to_thread(eventually, lambda: not pool.pool._core.dispatcher.unfinished)
+            await asyncio.to_thread(eventually, lambda: is_drained(pool))
             assert await pool.apply(work.square, 3) == 9
 
     run(main)
