@@ -46,7 +46,13 @@ _core_numbers = itertools.count()
 
 
 class Input(Protocol):
-    """What is read while the pool runs: the input of an ``imap``."""
+    """What is read while the pool runs: the input of an ``imap``.
+
+    Attributes:
+        holds_open: a closed pool goes on until this has ended; otherwise it is aborted then.
+    """
+
+    holds_open: bool
 
     def lift(self) -> None:
         """Do not wait for a consumer any more, but for the workers only."""
@@ -402,9 +408,10 @@ class Core:
             self.dispatcher.take_arrivals()
             if self._terminating or not self._closed or self.dispatcher.unfinished:
                 return
-            if self._inputs:
+            if any(source.holds_open for source in self._inputs):
                 return
             self.dispatcher.accepting = False
+            self._end_inputs(ValueError("Pool not running"))
             crew.stop_hiring()
             if not self._dismissed:
                 self._dismissed = True
@@ -473,10 +480,14 @@ class Core:
                 job.set_ready()
                 if job.chunk is not None:
                     job.chunk.abort(own)
-            for source in list(self._inputs):
-                own = type(error)(*error.args)
-                own.__cause__ = error.__cause__
-                source.abort(own)
+            self._end_inputs(error)
+
+    def _end_inputs(self, error: BaseException) -> None:
+        """Tell every input of the pool's end, with an error of this kind. The lock is held."""
+        for source in list(self._inputs):
+            own = type(error)(*error.args)
+            own.__cause__ = error.__cause__
+            source.abort(own)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of everything; return whether it came in time."""

@@ -67,6 +67,8 @@ class Feed:
         TypeError: the input is not iterable.
     """
 
+    holds_open = True  # whoever closes the pool and joins it may be the consumer
+
     def __init__(
         self,
         core: Core,
