@@ -290,6 +290,8 @@ class Dispatcher:
         if self.ranked and not self._urging:
             self._urge_soon()
         self._send(worker, self._from_the_front(count))
+        if self._idle and not self._looking and len(worker.jobs) > 1:
+            self._look_soon()  # should the first of these turn out to be long
 
     def _from_the_front(self, count: int) -> Iterator[Job]:
         """Take jobs out of the backlog, each once the caller has taken it over."""
