@@ -7,10 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from poolwatch import checks
+from poolwatch import cgroup, checks
 from poolwatch.checks import optional_seconds, seconds
 from poolwatch.job import JobOptions
 from poolwatch.policies import FailFast, GracePeriod, LostWorkerPolicy
@@ -315,9 +314,12 @@ def name_of(func: Callable[..., Any]) -> str:
 
 
 def usable_cpus() -> int:
-    """Return how many processors this process may use: its affinity, and its cgroup's quota."""
+    """Return how many processors this process may use: its affinity, and its cgroups' quota.
+
+    A quota of part of a processor more counts as one.
+    """
     count = len(_affinity())
-    quota = _cgroup_quota()
+    quota = cgroup.cpu_quota()
     return count if quota is None else max(1, min(count, math.ceil(quota)))
 
 
@@ -326,19 +328,3 @@ def _affinity() -> set[int]:
         return os.sched_getaffinity(0)
     except AttributeError:
         return set(range(os.cpu_count() or 1))
-
-
-def _cgroup_quota() -> float | None:
-    """Return the processors that the cgroup grants, or None without a bound."""
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        base = Path("/sys/fs/cgroup/cpu")
-        limit_us = int((base / "cpu.cfs_quota_us").read_text())
-        period_us = int((base / "cpu.cfs_period_us").read_text())
-        return None if limit_us <= 0 else limit_us / period_us
-    except (OSError, ValueError):
-        return None

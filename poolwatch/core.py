@@ -90,6 +90,8 @@ class Core:
         if options.relay_logs is not None:
             self._relay = LogRelay(options.name, options.relay_logs, self.deliver)
             setup.relay = self._relay.end
+        self._ended = False  # no further launcher is stopped by whoever ends the pool
+        self._launchers_lock = threading.Lock()
         try:
             self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
             # The newest last; several for a while after a restart.
@@ -121,7 +123,6 @@ class Core:
             self._slots,
         )
         self.supervisor.hooks.handle_of = self.handle_of
-        self.supervisor.sizing.on_renewed = self._renew_snapshot
         self.dispatcher = self.supervisor.dispatcher
         self.access = Access(self.supervisor.orders, self.supervisor.assist)
         self._stopped = threading.Event()
@@ -354,9 +355,11 @@ class Core:
             self._stopped.set()
 
     def _stop_launchers(self) -> None:
-        for launcher in self._launchers:
+        with self._launchers_lock:
+            launchers, self._ended = list(self._launchers), True
+        for launcher in launchers:
             launcher.stop()
-        for launcher in self._launchers:
+        for launcher in launchers:
             launcher.wait(_STOP_SECONDS)
 
     def restart(self) -> None:
@@ -367,20 +370,39 @@ class Core:
             OSError: no process or descriptor to be had.
         """
         self.check_open()
+        # Before the fork: what is defined in between is then sent by value, and not found outdated.
+        snapshot = Snapshot()
         launcher = make_launcher(self.options.start_method, self._setup, self.options.name)
-        self._launchers = [other for other in self._launchers if not other.is_gone()] + [launcher]
-        self.call_soon(lambda: self._restart(launcher))
-        if self._stopped.is_set():
-            launcher.stop()  # the pool has ended meanwhile
+        with self._launchers_lock:
+            ended = self._ended
+            if not ended:
+                others = [other for other in self._launchers if not other.is_gone()]
+                self._launchers = [*others, launcher]
+                # Jobs may meet workers of both kinds.
+                self.snapshot = self.snapshot.common(snapshot)
+        if ended:
+            launcher.stop()
             launcher.wait(_STOP_SECONDS)
+            self.check_open()
+        self.call_soon(lambda: self._restart(launcher, snapshot))
 
-    def _restart(self, launcher: Launcher) -> None:
+    def _restart(self, launcher: Launcher, snapshot: Snapshot) -> None:
         launcher.attach(self.supervisor, self._loop)
-        self.supervisor.sizing.restart(launcher)
+        self.supervisor.sizing.restart(launcher, lambda: self._renew(snapshot))
 
-    def _renew_snapshot(self) -> None:
-        """No worker is left that knows less than what the program is now."""
-        self.snapshot = Snapshot()
+    def _renew(self, snapshot: Snapshot) -> None:
+        """The workers that take jobs know the program as it was at the last restart."""
+        self.snapshot = snapshot
+
+    def did_start_ok(self) -> bool:
+        """Return True unless the pool has ended, or has no worker and never had one."""
+        self.check_owner()
+        return not self.is_closed and self.supervisor.crew.is_coming_up()
+
+    def maintain(self) -> None:
+        """Have the supervisor look around."""
+        self.check_owner()
+        self.call_soon(self.supervisor.crew.maintain)
 
     # -- the ways to end -----------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ class Crew:
         break_pool: Callable[[PoolBroken, BaseException | bytes | None], None],
     ) -> None:
         self.target = options.processes
+        self.review: Callable[[], None] = lambda: None  # sets the target anew, see ``Elastic``
         self.workers: dict[int, WorkerProcess] = {}
         self.hiring = True
         self._options = options
@@ -66,15 +67,26 @@ class Crew:
         self._told_of_pacing = float("-inf")
         self._pause = _FIRST_PAUSE
         self._waiting: Timer | None = None  # no worker is made before it fires
+        self._look_ns = 0
 
     def maintain(self) -> None:
         """Make workers until there are as many as were asked for, or until a pause is due."""
+        self.review()
+        self._let_look()
         while self.hiring and self._waiting is None and self.present() < self.target:
             pause = self._pause_before_next()
             if pause > 0:
                 self._pace(pause)
                 return
             self._hire()
+
+    def _let_look(self) -> None:
+        """Workers look for their next job as long as each has a processor of its own."""
+        look_ns = _LOOK_NS if self.target <= self._options.processors else 0
+        if look_ns != self._look_ns:
+            self._look_ns = look_ns
+            for worker in self.workers.values():
+                worker.fields[ledger.LOOK_NS] = look_ns
 
     def present(self) -> int:
         """Return how many workers there are, or will be when they have booted."""
@@ -83,11 +95,6 @@ class Crew:
             worker.state is not leaving and worker.generation == self.generation
             for worker in list(self.workers.values())
         )
-
-    def booting(self) -> int:
-        """Return how many workers are not up yet."""
-        booting = WorkerState.BOOTING
-        return sum(worker.state is booting for worker in list(self.workers.values()))
 
     def renew(self, launcher: Launcher) -> Launcher:
         """Make workers with another launcher from now on; return the one used so far."""
@@ -103,6 +110,17 @@ class Crew:
             if worker.state is not WorkerState.LEAVING and worker.generation == self.generation
         }
         return next(place for place in itertools.count() if place not in taken)
+
+    def _next_processor(self) -> int | None:
+        """Return the processor with the fewest workers; a replacement gets its predecessor's."""
+        processors = self._options.cpu_affinity
+        if not processors:
+            return None
+        crowd = dict.fromkeys(processors, 0)
+        for worker in self.workers.values():
+            if worker.state is not WorkerState.LEAVING and worker.generation == self.generation:
+                crowd[worker.processor] += 1
+        return min(processors, key=lambda processor: crowd[processor] / processors.count(processor))
 
     def _pause_before_next(self) -> float:
         if self._started < self.target:
@@ -134,11 +152,10 @@ class Crew:
         name = f"{self._options.name}-{token}"
         place = self._free_place()
         notes = {ledger.PLACE: place + 1}
-        processors = self._options.cpu_affinity
-        if processors:
-            notes[ledger.PROCESSOR] = 1 + processors[place % len(processors)]
-        if self.target <= self._options.processors:
-            notes[ledger.LOOK_NS] = _LOOK_NS
+        processor = self._next_processor()
+        if processor is not None:
+            notes[ledger.PROCESSOR] = 1 + processor
+        notes[ledger.LOOK_NS] = self._look_ns
         try:
             hands = self.launcher.launch(token, name, notes)
         except OSError as error:
@@ -147,6 +164,7 @@ class Crew:
         self._started += 1
         worker = WorkerProcess(token, name, hands, now, self.launcher, self.generation)
         worker.place = place
+        worker.processor = -1 if processor is None else processor
         self.workers[token] = worker
         self._loop.watch(worker.stream, lambda: self._on_readable(worker))
         worker.boot_timer = self._loop.call_later(
@@ -171,6 +189,17 @@ class Crew:
         self._proven = True
         self._pause = _FIRST_PAUSE
         self._call_off_boot_timer(worker)
+        refused = worker.fields[ledger.UNPINNED]
+        if refused:
+            why = os.strerror(refused)
+            text = f"worker {worker.name} could not be pinned to {worker.processor}: {why}"
+            self._bus.emit(Trouble(self._bus.pool, text))
+
+    def is_coming_up(self) -> bool:
+        """Return True when a worker has come up, or boots, or none is needed."""
+        booting = WorkerState.BOOTING
+        workers = list(self.workers.values())
+        return self._proven or not self.target or any(w.state is booting for w in workers)
 
     def took_a_job(self) -> None:
         """A worker has delivered its first result: it has really booted."""
@@ -184,7 +213,7 @@ class Crew:
     def _boot_overdue(self, worker: WorkerProcess) -> None:
         """It does not answer: replace it, or the zygote if that is what hangs."""
         worker.boot_timer = None
-        if worker.state is not WorkerState.BOOTING:
+        if worker.state is WorkerState.DEAD:
             return
         worker.reason = f"did not boot within {self._options.boot_timeout:g} s"
         if worker.pid is None:
@@ -232,10 +261,13 @@ class Crew:
         The dispatcher's lock is held.
         """
         worker.stream.send(frames.pack(frames.LEAVE, b"", 0))
-        if worker.boot_timer is not None:
-            self._call_off_boot_timer(worker)
-            timeout = self._options.boot_timeout
-            worker.leave_timer = self._loop.call_later(timeout, lambda: self.kill(worker))
+        if not worker.jobs:
+            self.emptied(worker)
+
+    def emptied(self, worker: WorkerProcess) -> None:
+        """A worker that is to leave holds nothing; one that boots has until it must be up."""
+        if worker.boot_timer is None:
+            self.expect_leave(worker)
 
     def dismiss(self, worker: WorkerProcess) -> None:
         """Tell a worker to leave when it has done what it holds. The dispatcher's lock is held."""

@@ -37,13 +37,17 @@ if TYPE_CHECKING:
 pack = frames.HEADER.pack
 
 _BUDGET = 1_000_000  # ns of work that a worker may hold beyond the job it runs
-_OVERHEAD = 8_000  # ns that a job costs in a worker beyond its run time
 _MOST_AHEAD = 128  # frames of jobs that a worker may hold
 _RECALL_AFTER = 0.004  # s between a worker falling idle and a look at what the others hold
 TINY_NS = 50_000
 """Average run time in ns below which waking a worker costs more than a job."""
 
-_LONG = 3_000_000  # ns after which the job in front counts as long
+LONG_NS = 3_000_000
+"""Run time in ns after which the job in front counts as long."""
+
+OVERHEAD_NS = 8_000
+"""What a job costs in a worker beyond its run time, in ns."""
+
 _UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
 _RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
 _ANSWER_SECONDS = 1.0  # s that such a worker gets to answer
@@ -82,11 +86,11 @@ class Dispatcher:
         # later job would make it look begun.
         self.in_doubt: dict[WorkerProcess, None] = {}
         self.repair: Callable[[Job | None], None]  # set by the supervisor
-        self.elastic = False  # the number of workers follows the work, see ``sizing``
-        self.on_demand: Callable[[], None]  # set by the sizing, as are the next three
+        self.on_demand: Callable[[], None]  # set by ``Elastic``, as are the next three
         self.on_idle: Callable[[], None]
-        self.demanded = False  # it has been told that jobs wait
-        self.watching_idle = False  # it will look at the idle workers
+        self.demanded = True  # nobody need be told that jobs wait
+        self.watching_idle = True  # nobody need be told that a worker is idle
+        self.on_emptied: Callable[[WorkerProcess], None]  # set by the supervisor: a leaver is done
         self.average = float(_BUDGET)  # ns of run time; at first, one job at a time
         self.help_along: Callable[[], None]  # set by the supervisor
         self.on_added: Callable[[], None] = lambda: None  # a worker has come up
@@ -117,14 +121,17 @@ class Dispatcher:
         if self._idle and self._is_worth_waking():
             self._call_for(self.refill_idle)
         else:
-            if self.elastic and not self._idle and not self.demanded:
-                self.demanded = True
-                self._loop.call_soon(self.on_demand)
+            if not self.demanded and not self._idle:
+                self._demand()
             if self._idle and not self._looking:
                 self._look_soon()
             self._submitted += 1  # a rhythm, which need not be exact
             if not self._submitted % _HELP_EVERY and not self.entered:
                 self._call_for(self.help_along)
+
+    def _demand(self) -> None:
+        self.demanded = True
+        self._loop.call_soon(self.on_demand)
 
     def _is_worth_waking(self) -> bool:
         """Return False when jobs are tiny and the processors are busy with some workers already.
@@ -231,6 +238,8 @@ class Dispatcher:
     def refill(self, worker: WorkerProcess) -> None:
         """Send a worker what it may hold, or note that it is idle. The lock is held."""
         if worker.state is not WorkerState.UP or worker.unresponsive:
+            if worker.state is WorkerState.LEAVING and not worker.jobs:
+                self.on_emptied(worker)
             return
         if worker in self.in_doubt:
             self._repair_soon()
@@ -248,7 +257,7 @@ class Dispatcher:
                 return
             self._idle[worker] = None
             if not self.arrivals:
-                if self.elastic and not self.watching_idle:
+                if not self.watching_idle:
                     self.on_idle()
                 break
             del self._idle[worker]  # somebody may have come by who did not see it idle
@@ -271,6 +280,8 @@ class Dispatcher:
         while self._idle and (self.backlog or self.arrivals):
             worker, _ = self._idle.popitem()
             self.refill(worker)
+        if not self.demanded and self.backlog and not self._idle:
+            self._demand()
 
     def _depth(self) -> int:
         """How many jobs a worker may hold, by their average run time."""
@@ -278,7 +289,7 @@ class Dispatcher:
             return 1  # what is sent ahead of an urgent job would have to be taken back
         chunk = self.backlog[0].chunk
         least = 1 if chunk is None else chunk.ahead
-        return max(least, min(_MOST_AHEAD, int(_BUDGET / (self.average + _OVERHEAD))))
+        return max(least, min(_MOST_AHEAD, int(_BUDGET / (self.average + OVERHEAD_NS))))
 
     def _send_share(self, worker: WorkerProcess, room: int) -> None:
         """Send from the backlog, but no more than the worker's share of a short one."""
@@ -487,7 +498,8 @@ class Dispatcher:
                 is_stuck = self._stuck(worker, now)
                 if is_stuck:
                     worth_waking = True
-                    self._held_up[worker] = None
+                    if worker.state is WorkerState.UP:
+                        self._held_up[worker] = None
                 if worker.sent <= worker.fields[ledger.STARTED]:
                     continue  # it has begun all it was sent
                 if is_stuck:
@@ -501,13 +513,32 @@ class Dispatcher:
             if waiting and self._idle and not self._looking:
                 self._look_soon()
 
-    def recall_stuck(self) -> None:
-        """Put back in line what waits behind long jobs. The lock is held."""
+    def recall_stuck(self) -> int:
+        """Put back in line what waits behind long jobs; return how many workers are at one.
+
+        The lock is held.
+        """
         now = int(self._loop.time() * 1e9)
+        stuck = 0
         for worker in list(self.holding()):
-            if worker.sent > worker.fields[ledger.STARTED] and self._stuck(worker, now):
+            if worker.state is WorkerState.UP and self._stuck(worker, now):
+                stuck += 1
                 self._held_up[worker] = None
-                self.put_back(self.recall(worker))
+                if worker.sent > worker.fields[ledger.STARTED]:
+                    self.put_back(self.recall(worker))
+        return stuck
+
+    def is_held_up(self, worker: WorkerProcess) -> bool:
+        """Return True when a worker is at a long job, or does not answer. The lock is held."""
+        return worker in self._held_up
+
+    def waiting(self) -> int:
+        """Return how many jobs are in line, or sent ahead and not begun. The lock is held."""
+        ahead = 0
+        for worker in self.holding():
+            started = worker.fields[ledger.STARTED]
+            ahead += sum(serial > started for serial in worker.jobs)
+        return min(self.unfinished, len(self.backlog) + ahead)
 
     def urge(self) -> None:
         """A job with a priority has come in: see that it need not wait too long. Any thread."""
@@ -589,7 +620,7 @@ class Dispatcher:
             # The clock of a chunk is that of its items.
             is_chunk = job.chunk is not None and job.chunk.flags & frames.CHUNK
             clock = ledger.CHUNK_AT if is_chunk else ledger.STARTED_AT
-            return bool(now - worker.fields[clock] >= _LONG)
+            return bool(now - worker.fields[clock] >= LONG_NS)
         return now - worker.sent_at >= _UNRESPONSIVE
 
     def move(self, job: Job, state: JobState) -> None:

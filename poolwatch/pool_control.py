@@ -67,7 +67,10 @@ class PoolControl:
     def grow(self, n: int = 1) -> None:
         """Have ``n`` workers more (from billiard).
 
-        With ``min_processes`` there may be so many more.
+        With ``min_processes`` there may be so many more; they are made when there is work for them.
+
+        Args:
+            n: how many, at least 1.
 
         Raises:
             TypeError: not a whole number.
@@ -81,12 +84,18 @@ class PoolControl:
     def shrink(self, n: int = 1) -> None:
         """Have ``n`` workers fewer (from billiard).
 
-        Idle workers go first. One that runs a job ends it before it leaves; what it has not begun
-        goes to others. Billiard refuses when all workers are busy; here they drain.
+        Idle workers go first. One that runs a job ends it before it leaves, however long that
+        takes; what it has not begun goes to others. So ``processes`` changes at once, and the
+        number of worker processes when the jobs have ended. Billiard raises ValueError when all
+        workers are busy, having let go of those that were not; here they drain, and it is all of
+        ``n`` or none. With ``min_processes`` that number falls too where it would be the greater.
+
+        Args:
+            n: how many, at least 1 and less than ``processes``.
 
         Raises:
             TypeError: not a whole number.
-            ValueError: less than 1, or none would be left, or the pool is closed.
+            ValueError: less than 1, or no worker would be left, or the pool is closed.
             PoolBroken: the pool cannot go on.
         """
         count = checks.whole("n", n)
@@ -97,30 +106,41 @@ class PoolControl:
         """Replace all workers, the idle ones too, by ones made from the program as it is now.
 
         New workers are made first; an old one leaves for each that is up, after the job that it
-        runs. No job is lost or refused meanwhile. Returns at once (as billiard's, which replaces
-        only workers that get another job).
+        runs. No job is lost or refused meanwhile. Returns at once, so that jobs which are submitted
+        right afterwards may still meet an old worker. There may be twice as many worker processes
+        for a moment. What jobs of old workers have left running ends with the last of those
+        workers.
 
         Raises:
             ValueError: the pool is closed.
             PoolBroken: the pool cannot go on.
-            OSError: no process or descriptor to be had.
+            OSError: no process or descriptor to be had; the pool goes on as it is.
+            Exception: with ``spawn`` and ``forkserver``, what pickling the initializer raised.
         """
         self._core.restart()
 
     def maintain_pool(self) -> None:
-        """Nothing needs to be done: dead workers are replaced at once (from billiard).
+        """Have the pool look whether workers are missing (from billiard).
+
+        It does so by itself when one dies, so that nobody needs to call this. A pool that has ended
+        stays as it is, as billiard's does.
 
         Raises:
-            ValueError, PoolBroken: as for submissions.
+            RuntimeError: in a forked child, which inherited the pool.
         """
-        self._core.check_open()
+        self._core.maintain()
 
     def did_start_ok(self) -> bool:
-        """Return True unless the pool has broken or has been closed (from billiard).
+        """Return True when a worker has come up, or is still coming up (from billiard).
 
-        Billiard tells whether no worker has died; here a death does not matter.
+        False when the pool is broken or closed, and while no process is to be had for the first
+        worker. Billiard tells whether no worker has died since the last look, and buries those that
+        have; here a death does not matter, and nothing is changed.
+
+        Raises:
+            RuntimeError: in a forked child, which inherited the pool.
         """
-        return not self._core.is_closed
+        return self._core.did_start_ok()
 
     def flush(self) -> int:
         """Drop the jobs that have not begun (from Celery's pool on billiard).

@@ -1,14 +1,8 @@
-"""How many workers there should be: grow, shrink, workers that come and go with the work, restart.
+"""How many workers there should be: grow, shrink, restart.
 
 A worker that is one too many is *retired*: what it has not begun goes to others, it ends the job
 that it runs, and leaves. Nobody is killed for it, and its leaving is never a loss. Idle workers are
-retired first.
-
-With ``min_processes`` the number follows the work. A worker is made when jobs wait and no worker is
-idle, more of them at each look as long as that lasts, so that long jobs have their workers at once
-and a burst of tiny jobs, which the present workers will have done sooner than another is up, makes
-none. A timer looks for workers that have been idle for long; it exists only while there are idle
-workers that may go.
+retired first. With ``min_processes`` the number follows the work, see ``elastic``.
 
 ``restart`` makes the new workers first, from the present program, and retires an old one for each
 new one that is up.
@@ -19,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poolwatch.crew import Crew
-from poolwatch.dispatcher import TINY_NS, Dispatcher
+from poolwatch.dispatcher import Dispatcher
+from poolwatch.elastic import Elastic
 from poolwatch.launch.launcher import Launcher
 from poolwatch.loop import EventLoop
 from poolwatch.workers import WorkerProcess, WorkerState
 
-_LOOK_AGAIN = 0.01  # seconds until the next look whether jobs still wait
-_LOOKS = 4  # at idle workers within idle_timeout
+_LOOK_AGAIN = 0.01  # seconds until the next look whether helpers have gone
 _TAKES_JOBS = (WorkerState.UP, WorkerState.BOOTING)
 
 
@@ -45,28 +39,23 @@ class Sizing:
         self._loop = loop
         self._dispatcher = dispatcher
         self._crew = crew
-        self._least = least
         self._most = most
-        self._idle_timeout = idle_timeout or 0.0
-        self._processors = processors
-        self._idle_since: dict[WorkerProcess, tuple[int, float]] = {}  # jobs done, when first seen
-        self._done = 0  # jobs, by the last look
+        self._least = least
+        self._elastic: Elastic | None = None
         self._old_launchers: list[Launcher] = []
-        self.on_renewed: Callable[[], None]  # set by the core: the last old worker takes no jobs
+        self._on_renewed: Callable[[], None] = lambda: None
         if least is not None:
-            crew.target = least
-            dispatcher.elastic = True
-            dispatcher.on_demand = self._on_demand
-            dispatcher.on_idle = self._watch_the_idle
+            self._elastic = Elastic(
+                loop, dispatcher, crew, self._retire, least, most, idle_timeout or 0.0, processors
+            )
 
     # -- as the user says ------------------------------------------------------------------------
 
     def grow(self, count: int) -> None:
         """Have so many workers more. Any thread."""
         with self._dispatcher.lock:
-            self._most += count
-            if self._least is None:
-                self._crew.target += count
+            self._resize(self._most + count)
+            self._dispatcher.on_added()  # with putlocks there are more slots now
         self._loop.call_soon(self._crew.maintain)
 
     def shrink(self, count: int) -> None:
@@ -80,13 +69,16 @@ class Sizing:
                 raise ValueError(
                     f"n must be less than the number of workers ({self._most}): {count}"
                 )
-            self._most -= count
-            if self._least is None:
-                self._crew.target -= count
-            else:
-                self._least = min(self._least, self._most)
-                self._crew.target = min(self._crew.target, self._most)
+            self._resize(self._most - count)
         self._loop.call_soon(self._trim)
+
+    def _resize(self, most: int) -> None:
+        self._most = most
+        if self._elastic is None:
+            self._crew.target = most
+        else:
+            self._elastic.most = most
+            self._elastic.least = min(self._least or 0, most)
 
     @property
     def most(self) -> int:
@@ -96,10 +88,10 @@ class Sizing:
     def _trim(self) -> None:
         """Retire workers that are too many."""
         with self._dispatcher.lock:
-            crew = self._crew
-            surplus = crew.present() - crew.target
+            surplus = self._crew.present() - self._most
             for worker in self._by_idleness(current=True)[: max(0, surplus)]:
                 self._retire(worker)
+        self._crew.maintain()
 
     def _by_idleness(self, current: bool) -> list[WorkerProcess]:
         """Return the workers that take jobs, or will: the idle ones first.
@@ -118,85 +110,36 @@ class Sizing:
     def _retire(self, worker: WorkerProcess) -> None:
         """Let a worker end what it runs, and leave. The lock is held."""
         dispatcher = self._dispatcher
-        back = dispatcher.recall(worker)
+        if worker in dispatcher.in_doubt:
+            dispatcher.repair(None)  # first of all it must be known what it holds
         dispatcher.remove(worker, WorkerState.LEAVING)
-        dispatcher.put_back(back)
-        self._idle_since.pop(worker, None)
+        dispatcher.put_back(dispatcher.recall(worker))
         self._crew.retire(worker)
+        dispatcher.flush(worker)
         dispatcher.refill_idle()
-
-    # -- as the work demands ---------------------------------------------------------------------
-
-    def _on_demand(self) -> None:
-        """Jobs have been submitted while no worker was idle."""
-        self._dispatcher.demanded = False
-        self._look_for_waiting_jobs()
-
-    def _look_for_waiting_jobs(self) -> None:
-        """Have more workers made while jobs wait: as many again as there are, at each look."""
-        dispatcher, crew = self._dispatcher, self._crew
-        with dispatcher.lock:
-            dispatcher.take_arrivals()
-            present, booting = crew.present(), crew.booting()
-            waiting = dispatcher.unfinished - len(dispatcher.holding()) - booting
-            if waiting <= 0 or dispatcher.has_idle() or present >= self._most:
-                return
-            self._loop.call_later(_LOOK_AGAIN, self._look_for_waiting_jobs)
-            done, self._done = self._done, sum(w.done for w in list(crew.workers.values()))
-            is_moving = dispatcher.average <= TINY_NS and done != self._done
-            if is_moving and present >= self._processors:
-                return  # these are done sooner than another worker would be up
-            dispatcher.recall_stuck()
-            # How long jobs take is seen when those that boot have done some.
-            wanted = min(waiting, max(present - booting, self._processors) - booting)
-            crew.target = min(self._most, present + max(0, wanted))
-        crew.maintain()
-
-    def _watch_the_idle(self) -> None:
-        """A worker is idle: see to it that somebody looks whether it stays so."""
-        dispatcher = self._dispatcher
-        if self._least is not None and self._crew.present() > self._least:
-            dispatcher.watching_idle = True
-            self._loop.call_later(self._idle_timeout / _LOOKS, self._look_for_the_idle)
-
-    def _look_for_the_idle(self) -> None:
-        dispatcher, crew, now = self._dispatcher, self._crew, self._loop.time()
-        with dispatcher.lock:
-            dispatcher.watching_idle = False
-            idle = dispatcher.idle_workers()
-            seen, self._idle_since = self._idle_since, {}
-            for worker in idle:
-                done, since = seen.get(worker, (-1, now))
-                if done != worker.done:
-                    since = now
-                if now - since >= self._idle_timeout and crew.present() > (self._least or 0):
-                    crew.target = max(self._least or 0, crew.present() - 1)
-                    self._retire(worker)
-                else:
-                    self._idle_since[worker] = (worker.done, since)
-            if self._idle_since:
-                self._watch_the_idle()
-
-    def after_deaths(self) -> None:
-        """Workers have died: replace those that are needed. In the supervisor's thread."""
-        if self._least is None:
-            return
-        with self._dispatcher.lock:
-            self._dispatcher.take_arrivals()
-            self._crew.target = max(self._least, min(self._crew.target, self._crew.present()))
-        self._look_for_waiting_jobs()
 
     # -- again from the present program ----------------------------------------------------------
 
-    def restart(self, launcher: Launcher) -> None:
-        """Replace all workers by ones that this launcher makes. In the supervisor's thread."""
+    def restart(self, launcher: Launcher, on_renewed: Callable[[], None]) -> None:
+        """Replace all workers by ones that a launcher makes. In the supervisor's thread.
+
+        Args:
+            launcher: makes all workers from now on.
+            on_renewed: called when no worker that was made before takes jobs any more, unless there
+                has been another restart meanwhile. The lock is held.
+        """
         crew = self._crew
+        self._on_renewed = on_renewed
+        if self._elastic is not None:
+            self._elastic.kept = min(crew.present(), self._most)
         self._old_launchers.append(crew.renew(launcher))
         crew.maintain()
         self.went_on()
 
     def came_up(self, worker: WorkerProcess) -> None:
         """A worker is up: for each new one an old one goes. The lock is held."""
+        if self._elastic is not None and self._dispatcher.has_idle():
+            self._elastic.watch_the_idle()
         if self._old_launchers and worker.generation == self._crew.generation:
             for other in self._by_idleness(current=False)[:1]:
                 self._retire(other)
@@ -214,7 +157,10 @@ class Sizing:
                     self._retire(worker)
             if self._by_idleness(current=False):
                 return
-            self.on_renewed()
+            on_renewed, self._on_renewed = self._on_renewed, lambda: None
+            on_renewed()
+            if self._elastic is not None:
+                self._elastic.kept = 0
             if len(new) < len(crew.workers):
                 return
             launchers, self._old_launchers = self._old_launchers, []

@@ -18,7 +18,8 @@ from poolwatch.config import PoolOptions
 from poolwatch.job import Job
 
 if TYPE_CHECKING:
-    from poolwatch.crew import Crew
+    from collections.abc import Callable
+
     from poolwatch.dispatcher import Dispatcher
 
 
@@ -54,18 +55,18 @@ class Slots:
         self._holders: set[Job] = set()
         self._line: dict[Ticket, None] = {}
         self._dispatcher: Dispatcher
-        self._crew: Crew
+        self._size: Callable[[], int]
 
-    def attach(self, dispatcher: Dispatcher, crew: Crew) -> None:
-        """Take note of the pool's parts; called once, by the supervisor."""
+    def attach(self, dispatcher: Dispatcher, size: Callable[[], int]) -> None:
+        """Take note of the dispatcher, and of how to ask how many workers there may be."""
         self._dispatcher = dispatcher
-        self._crew = crew
+        self._size = size
         dispatcher.on_added = self.call_next  # with putlocks there are more slots now
 
     @property
     def bound(self) -> int:
         """How many jobs may be unfinished now."""
-        return self._crew.target if self._bound is None else self._bound
+        return self._size() if self._bound is None else self._bound
 
     def has_room(self) -> bool:
         """Return True when fewer jobs are unfinished than may be. A look; no lock needed."""

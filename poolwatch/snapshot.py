@@ -7,6 +7,7 @@ function is sent by value. The same holds for the functions of a module that has
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 import sys
@@ -41,6 +42,8 @@ class _Known(NamedTuple):
     in_main: bool
 
 
+_NOTHING_KNOWN = _Known(lambda: None, {}, "", b"", False)
+_DIFFERS: Any = object()  # no module's own
 _new_call = tuple.__new__  # Call(...) takes twice as long
 
 
@@ -62,7 +65,23 @@ class Snapshot:
             if isinstance(module, ModuleType)
         }
         # The function asked about last. One value, for several threads read and replace it.
-        self._last = _Known(lambda: None, {}, "", b"", False)
+        self._last = _NOTHING_KNOWN
+
+    def common(self, other: Snapshot) -> Snapshot:
+        """Return what is the same here and there: for jobs that may meet workers of both kinds."""
+        both = copy.copy(self)
+        both._main = {
+            name: value for name, value in self._main.items() if other._main.get(name) is value
+        }
+        # Nothing of __main__ that uses what differs goes by name: that is told by these.
+        both._names = self._names + other._names
+        both._values = self._values + other._values
+        both._specs = {**self._specs, **other._specs}
+        for name in self._specs.keys() & other._specs.keys():
+            if self._specs[name] is not other._specs[name]:
+                both._specs[name] = _DIFFERS
+        both._last = _NOTHING_KNOWN
+        return both
 
     def encode(self, func: Any, args: tuple[Any, ...], kwds: dict[str, Any]) -> Call:
         """Pickle a call.

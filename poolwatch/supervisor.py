@@ -119,7 +119,7 @@ class Supervisor:
         self.limits = Limits(loop, bus, dispatcher, crew, hooks, self._expect_death)
         self.endings = endings = Endings(dispatcher, self.limits, hooks, on_drained)
         if slots is not None:
-            slots.attach(dispatcher, crew)
+            slots.attach(dispatcher, lambda: sizing.most)
             self.endings = endings = SlotEndings(dispatcher, self.limits, hooks, on_drained, slots)
         self.aside = Aside(loop, dispatcher, endings, hooks)
         self.intake = Intake(loop, bus, dispatcher, crew, hooks, endings, self.aside, sizing)
@@ -137,6 +137,7 @@ class Supervisor:
         dispatcher.may_refuse = _may_refuse(options.policy)
         dispatcher.holding = self._holding
         dispatcher.on_broken = self._stream_broken
+        dispatcher.on_emptied = crew.emptied
         dispatcher.help_along = self.assist.take_some
         dispatcher.repair = self.repair
 
@@ -269,7 +270,6 @@ class Supervisor:
                 self.crew.forget(worker)
             self._gone(worker, record, was_booting, leaving and worker.exitcode == 0)
         if exited:
-            self.sizing.after_deaths()
             self.sizing.went_on()
             self.crew.maintain()
             with self.dispatcher.lock:

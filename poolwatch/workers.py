@@ -57,6 +57,7 @@ class WorkerProcess:
         launcher: makes it, and hears of its end.
         generation: how many restarts there were before it was made.
         place: number of its place in the pool; its replacement gets the same.
+        processor: the one that it is pinned to, -1 for none.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class WorkerProcess:
         "pid",
         "pidfd",
         "place",
+        "processor",
         "reason",
         "report_timer",
         "ring",
@@ -103,6 +105,7 @@ class WorkerProcess:
         self.launcher = launcher
         self.generation = generation
         self.place = -1
+        self.processor = -1
         self.name = name
         self.state = WorkerState.BOOTING
         self.hands = hands

@@ -295,7 +295,7 @@ def test_putlocks_bounds_by_the_number_of_workers(make_pool: Any, stage: Stage) 
     jobs = [pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate)) for _ in range(2)]
     with pytest.raises(PoolFull, match="2 jobs"):
         pool.apply_async(work.square, (1,))
-    pool._core.supervisor.crew.target = 3
+    pool.grow(1)
     more = pool.apply_async(work.square, (1,))
     stage.let_go(2)
     assert [type(job.get(DEADLINE)) for job in (*jobs, more)] == [int, int, int]

@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -17,13 +18,14 @@ from typing import NoReturn
 from poolwatch.launch import control
 from poolwatch.launch.control import Channel, Message
 from poolwatch.launch.reaper import Reaper, wait_for_exit
-from poolwatch.transport import kernel
+from poolwatch.transport import kernel, ledger
 from poolwatch.worker.main import WorkerEnds, WorkerSetup
 from poolwatch.worker.process import run_bootstrapped, serve_as_worker
 from poolwatch.worker.title import set_title
 
 _ZYGOTE_SECONDS = 0.3  # how long the guardian waits for the zygote's own cleaning up
 _WORKER_FDS = 4
+_FIELD = struct.Struct("=Q")  # of the ledger
 _RSS_UNIT = 1024 if kernel.LINUX else 1  # ru_maxrss is in KiB on Linux and in bytes on macOS
 
 
@@ -114,6 +116,7 @@ class Zygote(Reaper):
         self, name: str, fds: list[int], everything: list[int], parent_pid: int
     ) -> NoReturn:
         self.close_descriptors()
+        _pin(fds[1])
         for fd in everything:
             if fd not in fds:
                 os.close(fd)
@@ -208,6 +211,23 @@ class Guardian(Reaper):
         if self._zygote:
             wait_for_exit(self._zygote, _ZYGOTE_SECONDS)
         super().shut_down()
+
+
+def _pin(ledger_fd: int) -> None:
+    """Pin this process, a worker to be, to the processor in its row, if there is one.
+
+    Here, before anything of the user's: threads that the initializer or, in a fresh interpreter, an
+    import starts would not follow later. What the process executes or forks inherits it. A
+    processor may have been taken away since the pool was made; then the worker runs wherever it
+    may, and the parent says so once it is up.
+    """
+    (processor,) = _FIELD.unpack(os.pread(ledger_fd, _FIELD.size, _FIELD.size * ledger.PROCESSOR))
+    if processor:
+        try:
+            os.sched_setaffinity(0, {processor - 1})
+        except OSError as error:
+            refused = _FIELD.pack(error.errno or 0)
+            os.pwrite(ledger_fd, refused, _FIELD.size * ledger.UNPINNED)
 
 
 def fork_helper(

@@ -62,6 +62,9 @@ PROCESSOR = 18  # one more than the number of the processor that it is pinned to
 # Written by both.
 BELL = 16  # 1: after the next result in the ring, write into the stream to wake the parent
 
+# Written by the zygote, between the fork and the worker's first own instruction.
+UNPINNED = 23  # errno with which the kernel refused to pin the worker to its processor, or 0
+
 NO_ITEM = 2**64 - 1
 
 _FIELDS = 24

@@ -108,7 +108,6 @@ class Worker:
         )
         kernel.become_subreaper()
         kernel.register_membarrier()
-        self._pin()
         _reseed()
         title.set_title(self._setup.pool, self._name)
         if self._setup.relay is not None:
@@ -124,15 +123,6 @@ class Worker:
             self._divide_at = monotonic_ns() + usage.SPLIT_NS
             self._loop()
         self._leave()
-
-    def _pin(self) -> None:
-        """Stay on one processor, before the initializer starts threads that would not."""
-        processor = self._fields[ledger.PROCESSOR]
-        if processor:
-            try:
-                os.sched_setaffinity(0, {processor - 1})
-            except (AttributeError, OSError):
-                pass  # it may not be used any more; any other is as good
 
     def _forget_pool(self) -> None:
         """In a process that a job forks: the stream is not its own, nor are our signals."""
