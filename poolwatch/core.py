@@ -271,13 +271,14 @@ class Core:
             self.supervisor.endings.with_error(job, JobState.FAILED, error)
         return job
 
-    def unfinished_jobs(self, owner: object) -> list[Job]:
-        """Return the jobs that go to one owner (see ``chunks.Part``) and have not ended."""
+    def unfinished_jobs(self, *owners: object) -> list[Job]:
+        """Return the jobs that go to these owners (see ``chunks.Part``) and have not ended."""
+        wanted = {id(owner) for owner in owners}
         with self.dispatcher.lock:
             return [
                 job
                 for job in self._jobs()
-                if job.chunk is not None and job.chunk.owner is owner and not job.state.final
+                if job.chunk is not None and id(job.chunk.owner) in wanted and not job.state.final
             ]
 
     def _jobs(self) -> list[Job]:

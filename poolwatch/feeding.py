@@ -165,6 +165,14 @@ class Feed:
             self._start_thread()
         self.state.bell.ring()
 
+    def stop(self, error: BaseException) -> None:
+        """Read no more; what has been read runs.
+
+        Args:
+            error: what the consumer gets after the results of that.
+        """
+        self._end(error)
+
     def drop(self) -> None:
         """Nobody wants more of the input, whatever has been taken out. Takes no lock."""
         self._dropped = True
