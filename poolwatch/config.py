@@ -57,6 +57,19 @@ def processes(value: object) -> int:
     return usable_cpus() if value is None else checks.whole("processes", value)
 
 
+def maxtasksperchild(value: object) -> int | None:
+    """Return how many jobs a worker does; None for no bound.
+
+    Raises:
+        ValueError: neither None nor a whole number of at least one (as multiprocessing, where it is
+            no TypeError either).
+    """
+    try:
+        return None if value is None else checks.whole("maxtasksperchild", value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
 def name(value: object) -> str:
     """Return a pool's name.
 

@@ -23,6 +23,7 @@ from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
 from poolwatch.exceptions import PoolBroken, Terminated
 from poolwatch.job import NO_OPTIONS, Job, JobOptions, JobState
+from poolwatch.latch import Latch
 from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
 from poolwatch.log_relay import LogRelay
@@ -126,6 +127,7 @@ class Core:
         self.dispatcher = self.supervisor.dispatcher
         self.access = Access(self.supervisor.orders, self.supervisor.assist)
         self._stopped = threading.Event()
+        self.hired = Latch()  # the first workers have been asked for
         self._number = next(_core_numbers)
         _cores[self._number] = weakref.ref(self)
         self._thread = threading.Thread(
@@ -290,6 +292,14 @@ class Core:
             jobs.extend(worker.jobs.values())
         return jobs
 
+    def unfinished(self) -> dict[int, str]:
+        """Return number and name of each job that has not ended; 0 stands for callbacks to come."""
+        with self.dispatcher.lock:
+            names = {job.id: job.name for job in self._jobs() if not job.state.final}
+            if self._delivery.pending:
+                names[0] = "callbacks"
+            return names
+
     def handle_of(self, job: Job) -> ApplyResult[Any]:
         """Return a handle of a job."""
         return ApplyResult(job, self.access)
@@ -321,6 +331,7 @@ class Core:
                 self._loop.watch(self._relay, self._relay.on_readable)
             self._launcher.attach(self.supervisor, self._loop)
             self.supervisor.crew.maintain()
+            self.hired.set()
             while self._running:
                 self._loop.run_once()
                 self.supervisor._join_exited_workers()
@@ -353,6 +364,7 @@ class Core:
             self._encoder.stop()
             self._delivery.stop()
             _cores.pop(self._number, None)
+            self.hired.set()
             self._stopped.set()
 
     def _stop_launchers(self) -> None:
@@ -535,6 +547,11 @@ class Core:
     def is_closed(self) -> bool:
         """True when no more jobs are taken."""
         return self._refusal is not None
+
+    @property
+    def is_terminated(self) -> bool:
+        """True when unfinished jobs are not run any more."""
+        return self._terminating or isinstance(self._refusal, PoolBroken)
 
     @property
     def is_interrupted(self) -> bool:

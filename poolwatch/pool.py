@@ -11,7 +11,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, TypeVar
 
-from poolwatch import checks, config
+from poolwatch import call_types, checks, config
 from poolwatch.bounded import BoundedCore
 from poolwatch.config import PoolOptions
 from poolwatch.core import Core
@@ -20,6 +20,7 @@ from poolwatch.job import NO_OPTIONS
 from poolwatch.launch.contexts import start_method
 from poolwatch.policies import LostWorkerPolicy
 from poolwatch.pool_control import PoolControl
+from poolwatch.pool_insides import PoolInsides
 from poolwatch.pool_maps import PoolMaps
 from poolwatch.results import ApplyResult
 from poolwatch.slots import is_bounded
@@ -28,7 +29,7 @@ from poolwatch.worker.main import WorkerSetup
 T = TypeVar("T")
 
 
-class Pool(PoolMaps, PoolControl):
+class Pool(PoolMaps, PoolControl, PoolInsides):
     """A pool of worker processes in which every job ends.
 
     Each job ends with its result, its own exception, or a loss that says why. Only the job that
@@ -145,7 +146,7 @@ class Pool(PoolMaps, PoolControl):
         setup = WorkerSetup(
             initializer=check("initializer", initializer),
             initargs=config.initargs(initargs),
-            maxtasksperchild=_optional_whole("maxtasksperchild", maxtasksperchild),
+            maxtasksperchild=config.maxtasksperchild(maxtasksperchild),
             on_process_exit=check("on_process_exit", on_process_exit),
             max_memory_per_child=_optional_whole("max_memory_per_child", max_memory_per_child),
             usage_memory=config.usage_memory(usage),
@@ -185,6 +186,7 @@ class Pool(PoolMaps, PoolControl):
 
     # -- single jobs ---------------------------------------------------------------------------
 
+    @call_types.apply_async
     def apply_async(
         self,
         func: Callable[..., T],
@@ -297,6 +299,7 @@ class Pool(PoolMaps, PoolControl):
             return core.handle_of(core.failed_job(name, error, options))
         return ApplyResult(core.submit(name, call, options, self, waitforslot), core.access)
 
+    @call_types.apply
     def apply(
         self,
         func: Callable[..., T],
@@ -374,7 +377,10 @@ def _abandoned(core: Core, name: str) -> None:
     left_open = not core.is_closed
     core.terminate()
     if left_open:
-        warnings.warn(f"unclosed pool {name}", ResourceWarning, stacklevel=2)
+        # The text begins as multiprocessing's, by which programs filter.
+        warnings.warn(
+            f"unclosed running multiprocessing pool {name}", ResourceWarning, stacklevel=2
+        )
 
 
 def _optional_whole(argument: str, value: object) -> int | None:
