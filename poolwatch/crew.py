@@ -196,10 +196,10 @@ class Crew:
             self._bus.emit(Trouble(self._bus.pool, text))
 
     def is_coming_up(self) -> bool:
-        """Return True when a worker has come up, or boots, or none is needed."""
+        """Return True unless no worker has ever come up, and none can be made at the moment."""
         booting = WorkerState.BOOTING
         workers = list(self.workers.values())
-        return self._proven or not self.target or any(w.state is booting for w in workers)
+        return self._proven or self._waiting is None or any(w.state is booting for w in workers)
 
     def took_a_job(self) -> None:
         """A worker has delivered its first result: it has really booted."""

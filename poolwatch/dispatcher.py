@@ -514,9 +514,10 @@ class Dispatcher:
                 self._look_soon()
 
     def recall_stuck(self) -> int:
-        """Put back in line what waits behind long jobs; return how many workers are at one.
+        """Put back in line what waits behind long jobs; return how many workers are held up.
 
-        The lock is held.
+        What a worker has not even looked at is left to ``_look_for_the_unresponsive``. The lock is
+        held.
         """
         now = int(self._loop.time() * 1e9)
         stuck = 0
@@ -524,7 +525,8 @@ class Dispatcher:
             if worker.state is WorkerState.UP and self._stuck(worker, now):
                 stuck += 1
                 self._held_up[worker] = None
-                if worker.sent > worker.fields[ledger.STARTED]:
+                started = worker.fields[ledger.STARTED]
+                if started in worker.jobs and worker.sent > started:
                     self.put_back(self.recall(worker))
         return stuck
 

@@ -240,6 +240,11 @@ class Intake:
         """The job was begun and voided at the same moment; it did not run."""
         if job.terminated:
             self._endings.on_purpose(job, None)
+        elif job.limit is not None:
+            # By its row's clock it ran too long: the worker stood still before it could run it.
+            # Elsewhere that might happen again, and again.
+            job.attempts += 1
+            self._endings.with_error(job, JobState.TIMED_OUT, job.limit)
         else:
             self._dispatcher.put_back([job])
             self._dispatcher.refill_idle()

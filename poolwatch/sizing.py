@@ -79,6 +79,7 @@ class Sizing:
         else:
             self._elastic.most = most
             self._elastic.least = min(self._least or 0, most)
+            self._elastic.kept = min(self._elastic.kept, most)
 
     @property
     def most(self) -> int:

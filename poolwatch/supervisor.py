@@ -372,12 +372,12 @@ class Supervisor:
 
     def _expect_death(self, job: Job) -> None:
         """A job's worker has been sent SIGKILL; the job ends even if the kernel does not comply."""
-        serial = job.serial
-        self._loop.call_later(_DEATH_SECONDS, lambda: self._overdue(job, serial))
+        # Both: another worker, to which the job may have moved meanwhile, has the same serials.
+        worker, serial = job.worker, job.serial
+        self._loop.call_later(_DEATH_SECONDS, lambda: self._overdue(job, worker, serial))
 
-    def _overdue(self, job: Job, serial: int) -> None:
+    def _overdue(self, job: Job, worker: WorkerProcess | None, serial: int) -> None:
         with self.dispatcher.lock:
-            worker = job.worker
             if job.state.final or worker is None or worker.jobs.get(serial) is not job:
                 return
             if worker.state is not WorkerState.DEAD:

@@ -58,5 +58,5 @@ def processors_at_import() -> list[int]:
     return _at_import[0]
 
 
-def keep_forever() -> None:
+def does_nothing() -> None:
     """An initializer that does nothing; importing its module is what matters."""

@@ -316,6 +316,15 @@ class FakeLauncher:
     def replace_zygote(self, token: int) -> None:
         pass
 
+    def stop(self) -> None:
+        pass
+
+    def is_gone(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
 
 class World:
     """One pool with everything fake around its supervisor."""
@@ -426,6 +435,19 @@ class World:
         self.loop.now += seconds
         self.loop.settle()
 
+    def grow(self) -> None:
+        """One worker more."""
+        self.supervisor.sizing.grow(1)
+
+    def shrink(self) -> None:
+        """One worker fewer, if that may be."""
+        if self.supervisor.sizing.most > 1:
+            self.supervisor.sizing.shrink(1)
+
+    def restart(self) -> None:
+        """All workers are replaced."""
+        self.supervisor.sizing.restart(self.launcher, lambda: None)  # type: ignore[arg-type]
+
     # -- the end of a schedule -----------------------------------------------------------------
 
     def run_out(self, rounds: int = 3000) -> None:
@@ -434,12 +456,17 @@ class World:
             dispatcher = self.supervisor.dispatcher
             if not dispatcher.unfinished and not dispatcher.arrivals:
                 break
-            self.pass_time(0.05)
-            self.make_worker()
+            self.go_round()
+        self.delivery.run()
+
+    def go_round(self) -> None:
+        """Everybody does a little, and some time passes."""
+        self.pass_time(0.05)
+        self.make_worker()
+        while self.signals:  # a job is given up when its worker does not die within seconds
             self.deliver_signal()
-            self.report_exit()
-            for worker in list(self.workers.values()):
-                worker.step()
-                self.read(worker)
-            self.delivery.run()
+        self.report_exit()
+        for worker in list(self.workers.values()):
+            worker.step()
+            self.read(worker)
         self.delivery.run()

@@ -18,6 +18,7 @@ from poolwatch import FailFast, GracePeriod, JobState, RetryLost
 from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.policies import LostWorkerPolicy
 from poolwatch.transport import frames
+from poolwatch.workers import WorkerState
 
 POLICIES: tuple[LostWorkerPolicy | None, ...] = (
     None,
@@ -188,6 +189,48 @@ class Schedule:
             assert job.cancelled == (job.state is JobState.CANCELLED)
 
 
+class SizedSchedule(Schedule):
+    """The number of workers changes too: grow, shrink, restart, and by what there is to do."""
+
+    def __init__(self, workers: int, least: int | None) -> None:
+        super().__init__(workers)
+        self.least = least
+        if least is not None:
+            self.world = World(workers, min_processes=least, idle_timeout=0.2)
+
+    def act(self, kind: int, choice: int) -> None:
+        if kind <= 118:
+            super().act(kind, choice)
+        elif kind < 124:
+            self.world.grow()
+        elif kind < 130:
+            self.world.shrink()
+        elif kind < 132:
+            self.world.restart()
+        else:
+            self.world.loop.settle()
+
+    def check_books(self) -> None:
+        super().check_books()
+        supervisor = self.world.supervisor
+        if not self.world.loop.soon:  # or the supervisor has not come to it yet
+            assert supervisor.crew.present() <= supervisor.sizing.most
+
+    def check_end(self) -> None:
+        super().check_end()
+        supervisor = self.world.supervisor
+        for _ in range(200):
+            self.world.go_round()
+        workers = list(supervisor.crew.workers.values())
+        assert [worker.state for worker in workers] == [WorkerState.UP] * len(workers)
+        assert {worker.generation for worker in workers} <= {supervisor.crew.generation}
+        if self.least is None:
+            assert len(workers) == supervisor.sizing.most
+        else:
+            assert len(workers) <= min(self.least, supervisor.sizing.most)
+            assert len(self.world.loop.timers) == 0  # an idle pool sleeps
+
+
 ACTIONS = st.lists(st.tuples(st.integers(0, 118), st.integers(0, 19)), min_size=150, max_size=400)
 
 
@@ -207,6 +250,21 @@ def test_every_job_ends_once_whatever_happens(workers: int, actions: list[tuple[
 def test_every_job_ends_once_with_priorities(workers: int, actions: list[tuple[int, int]]) -> None:
     """The same with priorities; the line is in their order after each action, whatever it was."""
     schedule = Schedule(workers, with_priorities=True)
+    schedule.run(actions)
+    schedule.check_end()
+
+
+SIZED = st.lists(st.tuples(st.integers(0, 134), st.integers(0, 19)), min_size=150, max_size=400)
+
+
+@pytest.mark.timeout(120)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(workers=st.integers(1, 3), least=st.none() | st.integers(0, 1), actions=SIZED)
+def test_every_job_ends_once_whatever_the_size(
+    workers: int, least: int | None, actions: list[tuple[int, int]]
+) -> None:
+    """The same while workers come and go; in the end there are as many as there should be."""
+    schedule = SizedSchedule(workers, least)
     schedule.run(actions)
     schedule.check_end()
 
