@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"  # as the standard library says it
 _AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+_PATIENCE = 20  # looks for a worker, 50 ms each
 
 _exiting = False
 _executors: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
@@ -103,6 +106,8 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         _executors.add(self)
         if owned:
             _owned.add(pool._core)
+            if _is_barren_at_exit(pool._core):
+                _await_forks(pool._core)
         # Collected without having been shut down: what was submitted runs, then the workers go.
         self._finalizer = weakref.finalize(self, _collected, pool if owned else None, self._maps)
         self._finalizer.atexit = False
@@ -300,11 +305,40 @@ def _at_exit() -> None:
     global _exiting
     _exiting = True
     for executor in list(_executors):
-        executor.shutdown()
+        executor.shutdown(wait=not executor._owned)
     for core in list(_owned):
         if not core.foreign:
             core.close()
-            core.join()
+            _await_end(core)
+
+
+def _await_end(core: Core) -> None:
+    """Wait for a core's end, or end it where its jobs cannot run any more."""
+    if not _is_barren_at_exit(core):
+        core.join()
+        return
+    in_vain = 0
+    while not core.join(0.05) and in_vain < _PATIENCE:
+        in_vain = 0 if any(worker.pid is not None for worker in core.infos()) else in_vain + 1
+    if in_vain == _PATIENCE:
+        core.terminate()
+        core.join()
+
+
+def _await_forks(core: Core) -> None:
+    """Let the workers be there, so that a program that ends at once finds some for its jobs."""
+    pause = threading.Event()
+    least = core.options.min_processes
+    wanted = core.size if least is None else least
+    for _ in range(_PATIENCE * 50):
+        if sum(worker.pid is not None for worker in core.infos()) >= wanted:
+            return
+        pause.wait(0.001)
+
+
+def _is_barren_at_exit(core: Core) -> bool:
+    """True where no workers can be made once the interpreter ends: Python 3.12 does not fork."""
+    return core.options.start_method == "fork" and sys.version_info[:2] == (3, 12)
 
 
 # Where the standard library's own executors end as well: threads can still be started then.
