@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 import work
-from helpers import DEADLINE, Stage, assert_full_strength, bounded, eventually, worker_pids
+from helpers import (
+    DEADLINE,
+    ProcessWatch,
+    Stage,
+    assert_full_strength,
+    bounded,
+    eventually,
+    private_stage,
+    worker_pids,
+)
 
 from poolwatch import WorkerLostError
 from poolwatch.transport import ledger
@@ -38,35 +47,50 @@ def test_stopped_idle_worker_goes_all_the_same(make_pool: Any) -> None:
     assert pool.apply(work.square, (3,)) == 9
 
 
-def test_worker_that_stops_after_its_last_job_goes_all_the_same(
+def test_zygote_that_hangs_is_replaced_for_a_worker_that_is_not_wanted_any_more(
     make_pool: Any, stage: Stage
 ) -> None:
-    """A worker that drains has no deadline, but one that has drained does."""
-    pool = make_pool(2)
-    jobs = [pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate)) for _ in range(2)]
-    stage.heard_pids(2)
-    pool.shrink()
-    crew = pool._core.supervisor.crew
-    eventually(lambda: "LEAVING" in str(list(crew.workers.values())))
-    (leaver,) = [w for w in crew.workers.values() if w.state.name == "LEAVING"]
-    assert leaver.leave_timer is None
-    stage.let_go(2)
-    for job in jobs:
-        job.get(DEADLINE)
-    idle(pool, 1)
-
-
-def test_worker_that_was_never_made_goes_with_its_zygote(make_pool: Any) -> None:
-    """The zygote hangs, grow and shrink come in between: close() and join() are not held up."""
+    """Grow and shrink come in between: what was asked for and has no process is not forgotten."""
     pool = make_pool(1, boot_timeout=0.5)
-    idle(pool, 1)
+    pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate))
+    stage.heard()
     zygote = pool._core._launcher.helper_pids()[-1]
-    os.kill(zygote, signal.SIGSTOP)
-    pool.grow()
-    eventually(lambda: len(pool._core.supervisor.crew.workers) == 2)
-    pool.shrink()
+    with ProcessWatch([zygote]) as watch:
+        os.kill(zygote, signal.SIGSTOP)
+        pool.grow()
+        crew = pool._core.supervisor.crew
+        eventually(lambda: len(crew.workers) == 2)
+        pool.shrink()  # the one that has no job: it has no process either
+        watch.assert_gone()
+    idle(pool, 1)
     pool.close()
     bounded(pool.join)
+
+
+def test_what_a_drained_worker_has_not_begun_is_done_by_others(make_pool: Any) -> None:
+    """At once, and not when that worker has come to it."""
+    pool = make_pool(2)
+    for _ in range(3):
+        for job in [pool.apply_async(work.square, (n,)) for n in range(300)]:
+            job.get(DEADLINE)
+    with private_stage() as one, private_stage() as other:
+        stages: dict[int, Stage] = {}
+        gated = []
+        for stage in (one, other):
+            gated.append(pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate)))
+            stages[int(stage.heard())] = stage
+        more = [pool.apply_async(work.square, (n,)) for n in range(100)]
+        crew = pool._core.supervisor.crew
+        eventually(lambda: all(len(worker.jobs) > 1 for worker in crew.workers.values()))
+        pool.shrink()
+        eventually(lambda: "LEAVING" in str(list(crew.workers.values())))
+        (stays,) = [w.pid for w in crew.workers.values() if w.state.name == "UP"]
+        stages.pop(stays).let_go()
+        assert [job.get(DEADLINE) for job in more] == [n * n for n in range(100)]
+        (drains,) = stages.values()
+        drains.let_go()
+        assert {job.get(DEADLINE) for job in gated} == {stays, *stages}
+    idle(pool, 1)
 
 
 @pytest.mark.every_start_method

@@ -369,3 +369,50 @@ def test_help_ends_in_time_while_results_flow() -> None:
     assert 0 < world.supervisor.dispatcher.unfinished < 120
     world.run_out()
     assert all(job.ready for job in world.jobs)
+
+
+def worlds_workers(world: World, count: int) -> list[FakeWorker]:
+    """Have so many workers made and up."""
+    for _ in range(count):
+        world.make_worker()
+    workers = list(world.workers.values())
+    for worker in workers:
+        worker.step()
+        world.read(worker)
+    return workers
+
+
+def test_worker_that_has_drained_and_stands_still_is_killed() -> None:
+    """While it runs its job it has all the time; once it holds nothing it must leave in seconds."""
+    world = World(2)
+    workers = worlds_workers(world, 2)
+    world.submit()
+    world.submit()
+    for worker in workers:
+        for _ in range(3):
+            worker.step()
+    world.shrink()
+    world.pass_time(60)
+    assert not world.signals
+    (leaver,) = [w for w in workers if world.record(w).state is WorkerState.LEAVING]
+    while leaver.stage != "idle":
+        leaver.step()
+    world.read(leaver)
+    assert world.jobs[workers.index(leaver)].ready or world.jobs[1 - workers.index(leaver)].ready
+    world.pass_time(60)
+    assert list(world.signals) == [(leaver.token, 9)]
+
+
+def test_replacement_gets_the_processor_of_whoever_is_still_leaving() -> None:
+    """A recycled worker has not gone yet when the one after it is made."""
+    for gone in (0, 1):
+        world = World(2, cpu_affinity=(4, 7))
+        workers = worlds_workers(world, 2)
+        processors = [world.record(worker).processor for worker in workers]
+        assert processors == [4, 7]
+        workers[gone]._write(frames.LEAVING, 0)
+        world.read(workers[gone])
+        world.loop.settle()
+        newest = list(world.supervisor.crew.workers.values())[-1]
+        assert newest.token == 3
+        assert newest.processor == processors[gone]
