@@ -47,7 +47,7 @@ LEFT_OUT = {
     "test_max_tasks_per_child_defaults_to_spawn_context": "likewise: no other context is needed",
     "test_python_finalization_error": "breaks the start of the standard library's own threads",
     "test_gh105829_should_not_deadlock_if_wakeup_pipe_full": "replaces its own private classes",
-    "test_cancel_futures": "wants one to have begun; here all that has not is cancelled, also at once",
+    "test_cancel_futures": "wants one to have begun; here all that has not begun is cancelled",
     "test_max_workers_too_large": "only on Windows",
 }
 
@@ -174,9 +174,9 @@ def use_ours(found: list[types.ModuleType]) -> None:
     for module in found:
         names = vars(module)
         for value in list(names.values()):
-            if isinstance(value, type) and value.__name__.startswith("ProcessPool"):
-                if "executor_type" in vars(value):
-                    value.executor_type = Executor
+            is_mixin = isinstance(value, type) and value.__name__.startswith("ProcessPool")
+            if is_mixin and "executor_type" in vars(value):
+                value.executor_type = Executor
             if isinstance(value, type) and value.__name__ == "FailingInitializerMixin":
                 value._assert_logged = unlogged
         if names.get("futures") is concurrent.futures:
@@ -216,10 +216,10 @@ def cases(found: list[types.ModuleType]) -> Iterator[unittest.TestCase]:
         for suite in unittest.defaultTestLoader.loadTestsFromModule(module):
             for case in suite:
                 name = type(case).__name__
-                if name.startswith(("ProcessPoolFork", "ProcessPoolSpawn")):
-                    if (name, case._testMethodName) not in seen:
-                        seen.add((name, case._testMethodName))
-                        yield case
+                with_processes = name.startswith(("ProcessPoolFork", "ProcessPoolSpawn"))
+                if with_processes and (name, case._testMethodName) not in seen:
+                    seen.add((name, case._testMethodName))
+                    yield case
 
 
 class Result(unittest.TextTestResult):
