@@ -45,6 +45,7 @@ from poolwatch.policies import (
 )
 from poolwatch.pool import Pool
 from poolwatch.results import ApplyResult, AsyncResult
+from poolwatch.worker.current import CurrentJob, current_job, worker_id
 from poolwatch.workers import WorkerInfo
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "AsyncResult",
     "BootError",
     "ByCause",
+    "CurrentJob",
     "ExceptionInfo",
     "Fail",
     "FailFast",
@@ -89,7 +91,9 @@ __all__ = [
     "WorkerLostError",
     "__version__",
     "as_completed",
+    "current_job",
     "events",
     "human_status",
     "wait",
+    "worker_id",
 ]

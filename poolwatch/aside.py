@@ -7,7 +7,7 @@ from collections.abc import Callable
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.endings import Endings
 from poolwatch.hooks import Hooks
-from poolwatch.job import Job, JobState
+from poolwatch.job import NO_OPTIONS, Job, JobOptions, JobState
 from poolwatch.loop import EventLoop
 
 
@@ -49,6 +49,8 @@ class Aside:
     def retry(self, job: Job, seconds: float) -> None:
         """Put a lost job back in line, now or after a back-off. The lock is held."""
         job.worker = None
+        if job.options is NO_OPTIONS:
+            job.options = JobOptions()  # so that its attempts are looked at when it is sent
         if job.chunk is not None and job.chunk.drop_received():
             job.payload = None
         if seconds > 0:

@@ -13,6 +13,7 @@ from poolwatch import cgroup, checks
 from poolwatch.checks import optional_seconds, seconds
 from poolwatch.job import JobOptions
 from poolwatch.policies import FailFast, GracePeriod, LostWorkerPolicy
+from poolwatch.transport import settings
 
 
 @dataclass(slots=True)
@@ -54,6 +55,19 @@ def processes(value: object) -> int:
         ValueError: not at least one.
     """
     return usable_cpus() if value is None else checks.whole("processes", value)
+
+
+def maxtasksperchild(value: object) -> int | None:
+    """Return how many jobs a worker does; None for no bound.
+
+    Raises:
+        ValueError: neither None nor a whole number of at least one (as multiprocessing, where it is
+            no TypeError either).
+    """
+    try:
+        return None if value is None else checks.whole("maxtasksperchild", value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def name(value: object) -> str:
@@ -113,6 +127,16 @@ def job_options(
         env=None if env is None else environment(env),
         cwd=None if cwd is None else folder(cwd),
     )
+
+
+def add_settings(options: JobOptions, variables: tuple[ContextVar[Any], ...]) -> None:
+    """Note what a job is to find around it, with the submitter's context variables.
+
+    Raises:
+        pickle.PicklingError: the value of a variable does not pickle; the text names it.
+    """
+    if variables or options.env or options.cwd is not None:
+        options.settings = settings.encode(options.env, options.cwd, variables)
 
 
 def environment(value: object) -> dict[str, str]:

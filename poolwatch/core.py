@@ -13,22 +13,26 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from poolwatch.chunks import Part
-from poolwatch.config import PoolOptions, job_limits
+from poolwatch.config import PoolOptions, add_settings, job_limits
 from poolwatch.crew import decode_cause
 from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
 from poolwatch.exceptions import PoolBroken, Terminated
 from poolwatch.job import NO_OPTIONS, Job, JobOptions, JobState
+from poolwatch.latch import Latch
 from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
+from poolwatch.log_relay import LogRelay
 from poolwatch.loop import Loop
 from poolwatch.results import Access, ApplyResult
 from poolwatch.slots import Slots, is_bounded
 from poolwatch.snapshot import Call, Snapshot
 from poolwatch.supervisor import Supervisor
+from poolwatch.transport.settings import TravellingVariable
 from poolwatch.worker.main import WorkerSetup
 from poolwatch.workers import WorkerInfo, WorkerState
 
@@ -43,7 +47,13 @@ _core_numbers = itertools.count()
 
 
 class Input(Protocol):
-    """What is read while the pool runs: the input of an ``imap``."""
+    """What is read while the pool runs: the input of an ``imap``.
+
+    Attributes:
+        holds_open: a closed pool goes on until this has ended; otherwise it is aborted then.
+    """
+
+    holds_open: bool
 
     def lift(self) -> None:
         """Do not wait for a consumer any more, but for the workers only."""
@@ -75,15 +85,27 @@ class Core:
         self._setup = setup
         self._ending: tuple[BaseException, JobState] | None = None  # of jobs, when not drained
         self._slots = Slots(options) if is_bounded(options) else None
-        self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
+        setup.pool = options.name
+        setup.contextvars = tuple(map(TravellingVariable, options.contextvars))
+        self._relay: LogRelay | None = None
+        if options.relay_logs is not None:
+            self._relay = LogRelay(options.name, options.relay_logs, self.deliver)
+            setup.relay = self._relay.end
         self._ended = False  # no further launcher is stopped by whoever ends the pool
         self._launchers_lock = threading.Lock()
-        self._launchers = [self._launcher]  # the newest last; several for a while after a restart
         try:
-            self._start()
+            self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
+            # The newest last; several for a while after a restart.
+            self._launchers = [self._launcher]
+            try:
+                self._start()
+            except BaseException:
+                self._launcher.stop()
+                self._launcher.wait(_STOP_SECONDS)
+                raise
         except BaseException:
-            self._launcher.stop()
-            self._launcher.wait(_STOP_SECONDS)
+            if self._relay is not None:
+                self._relay.close()
             raise
 
     def _start(self) -> None:
@@ -105,6 +127,7 @@ class Core:
         self.dispatcher = self.supervisor.dispatcher
         self.access = Access(self.supervisor.orders, self.supervisor.assist)
         self._stopped = threading.Event()
+        self.hired = Latch()  # the first workers have been asked for
         self._number = next(_core_numbers)
         _cores[self._number] = weakref.ref(self)
         self._thread = threading.Thread(
@@ -229,6 +252,19 @@ class Core:
             return NO_OPTIONS
         return JobOptions(soft_timeout=soft, timeout=hard)
 
+    def with_surroundings(self, options: JobOptions) -> JobOptions:
+        """Return the options with what the job is to find around it, by the caller's context.
+
+        Raises:
+            pickle.PicklingError: the value of a context variable does not pickle.
+        """
+        variables = self.options.contextvars
+        if options is NO_OPTIONS and not variables:
+            return options
+        options = replace(options)
+        add_settings(options, variables)
+        return options
+
     def failed_job(self, name: str, error: BaseException, options: JobOptions) -> Job:
         """Return a job that has ended before it began: its call does not pickle."""
         job = Job(next(self._job_numbers), name, b"", None, options, None)
@@ -237,13 +273,14 @@ class Core:
             self.supervisor.endings.with_error(job, JobState.FAILED, error)
         return job
 
-    def unfinished_jobs(self, owner: object) -> list[Job]:
-        """Return the jobs that go to one owner (see ``chunks.Part``) and have not ended."""
+    def unfinished_jobs(self, *owners: object) -> list[Job]:
+        """Return the jobs that go to these owners (see ``chunks.Part``) and have not ended."""
+        wanted = {id(owner) for owner in owners}
         with self.dispatcher.lock:
             return [
                 job
                 for job in self._jobs()
-                if job.chunk is not None and job.chunk.owner is owner and not job.state.final
+                if job.chunk is not None and id(job.chunk.owner) in wanted and not job.state.final
             ]
 
     def _jobs(self) -> list[Job]:
@@ -254,6 +291,14 @@ class Core:
         for worker in supervisor.crew.workers.values():
             jobs.extend(worker.jobs.values())
         return jobs
+
+    def unfinished(self) -> dict[int, str]:
+        """Return number and name of each job that has not ended; 0 stands for callbacks to come."""
+        with self.dispatcher.lock:
+            names = {job.id: job.name for job in self._jobs() if not job.state.final}
+            if self._delivery.pending:
+                names[0] = "callbacks"
+            return names
 
     def handle_of(self, job: Job) -> ApplyResult[Any]:
         """Return a handle of a job."""
@@ -282,8 +327,11 @@ class Core:
 
     def _run(self) -> None:
         try:
+            if self._relay is not None:
+                self._loop.watch(self._relay, self._relay.on_readable)
             self._launcher.attach(self.supervisor, self._loop)
             self.supervisor.crew.maintain()
+            self.hired.set()
             while self._running:
                 self._loop.run_once()
                 self.supervisor._join_exited_workers()
@@ -311,9 +359,12 @@ class Core:
                     self.supervisor.crew.forget(worker)
             self._loop.close()
         finally:
+            if self._relay is not None:
+                self._relay.finish()
             self._encoder.stop()
             self._delivery.stop()
             _cores.pop(self._number, None)
+            self.hired.set()
             self._stopped.set()
 
     def _stop_launchers(self) -> None:
@@ -392,9 +443,10 @@ class Core:
             self.dispatcher.take_arrivals()
             if self._terminating or not self._closed or self.dispatcher.unfinished:
                 return
-            if self._inputs:
+            if any(source.holds_open for source in self._inputs):
                 return
             self.dispatcher.accepting = False
+            self._end_inputs(ValueError("Pool not running"))
             crew.stop_hiring()
             if not self._dismissed:
                 self._dismissed = True
@@ -463,10 +515,14 @@ class Core:
                 job.set_ready()
                 if job.chunk is not None:
                     job.chunk.abort(own)
-            for source in list(self._inputs):
-                own = type(error)(*error.args)
-                own.__cause__ = error.__cause__
-                source.abort(own)
+            self._end_inputs(error)
+
+    def _end_inputs(self, error: BaseException) -> None:
+        """Tell every input of the pool's end, with an error of this kind. The lock is held."""
+        for source in list(self._inputs):
+            own = type(error)(*error.args)
+            own.__cause__ = error.__cause__
+            source.abort(own)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of everything; return whether it came in time."""
@@ -493,6 +549,11 @@ class Core:
         return self._refusal is not None
 
     @property
+    def is_terminated(self) -> bool:
+        """True when unfinished jobs are not run any more."""
+        return self._terminating or isinstance(self._refusal, PoolBroken)
+
+    @property
     def is_interrupted(self) -> bool:
         """True in a signal handler that has interrupted this pool's own bookkeeping."""
         return self.dispatcher.is_held_here()
@@ -502,6 +563,8 @@ class Core:
         self.foreign = self.supervisor.orders.foreign = self.supervisor.assist.foreign = True
         closers: list[Callable[[], object]] = [self._loop.abandon]
         closers += [launcher.close for launcher in self._launchers]
+        if self._relay is not None:
+            closers.append(self._relay.abandon)
         for worker in self.supervisor.crew.workers.values():
             closers += [worker.hands.abandon, worker.close_pidfd]
         for close in closers:

@@ -103,8 +103,12 @@ class Crew:
         return old
 
     def _free_place(self) -> int:
-        """Return the lowest free place."""
-        taken = {worker.place for worker in self.workers.values()}
+        """Return the lowest place that is free, or that a worker is leaving."""
+        taken = {
+            worker.place
+            for worker in self.workers.values()
+            if worker.state is not WorkerState.LEAVING and worker.generation == self.generation
+        }
         return next(place for place in itertools.count() if place not in taken)
 
     def _next_processor(self) -> int | None:
@@ -147,7 +151,7 @@ class Crew:
         token, now = self._tokens, self._loop.time()
         name = f"{self._options.name}-{token}"
         place = self._free_place()
-        notes = {ledger.PLACE: place}
+        notes = {ledger.PLACE: place + 1}
         processor = self._next_processor()
         if processor is not None:
             notes[ledger.PROCESSOR] = 1 + processor

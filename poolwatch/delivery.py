@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 
 logger = logging.getLogger("poolwatch")
@@ -28,6 +29,7 @@ class Delivery:
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._substitute = substitute
+        self._calls: deque[None] = deque()  # one for each call that is not over
         self._started = False
         self._stopped = False
 
@@ -54,7 +56,13 @@ class Delivery:
             except RuntimeError:
                 self._substitute.put(call)
                 return
+        self._calls.append(None)
         self._queue.put(call)
+
+    @property
+    def pending(self) -> int:
+        """How many calls are not over."""
+        return len(self._calls)
 
     def stop(self) -> None:
         """End the thread once it has called everything that was put before."""
@@ -77,11 +85,13 @@ class Delivery:
         while (call := self._queue.get()) is not None:
             _guarded(call)
             del call
+            self._calls.popleft()
         self._stopped = True
         while not self._queue.empty():
             late = self._queue.get()
             if late is not None:
                 _guarded(late)
+                self._calls.popleft()
 
 
 def _guarded(call: Callable[[], object]) -> None:

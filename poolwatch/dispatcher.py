@@ -305,6 +305,8 @@ class Dispatcher:
         if self.ranked and not self._urging:
             self._urge_soon()
         self._send(worker, self._from_the_front(count))
+        if self._idle and not self._looking and len(worker.jobs) > 1:
+            self._look_soon()  # should the first of these turn out to be long
 
     def _from_the_front(self, count: int) -> Iterator[Job]:
         """Take jobs out of the backlog, each once the caller has taken it over."""
@@ -366,20 +368,30 @@ class Dispatcher:
             flags = frames.BY_VALUE if job.by_value else 0
             if job.chunk is not None:
                 flags |= job.chunk.flags
+            head, payload, label = job.head, job.payload, job.id
             if job.options is not NO_OPTIONS:
+                label |= job.attempts << frames.LABEL_BITS
                 if job.options.accept_callback is not None:
                     flags |= frames.WANT_ACCEPT
+                if job.options.settings:
+                    flags |= frames.SETTINGS
+                    head = job.options.settings + head
                 self.arm_deadlines(job)
-            head, payload = job.head, job.payload
             if isinstance(payload, bytes):
                 size, split = len(head) + len(payload), len(head)
-                parts += (pack(size, frames.JOB, flags, 0, 0, serial, split, 0), head, payload)
+                parts += (
+                    pack(size, frames.JOB, flags, 0, 0, serial, split, label),
+                    head,
+                    payload,
+                )
             elif payload is not None:
                 worker.stream.send(b"".join(parts))
                 parts.clear()
                 table = head + payload.table
                 flags |= frames.BULK
-                frame = frames.pack(frames.JOB, table, serial, flags=flags, fds=1, first=len(head))
+                frame = frames.pack(
+                    frames.JOB, table, serial, flags=flags, fds=1, first=len(head), second=label
+                )
                 complete = worker.stream.send(frame, payload)
         if parts:
             complete = worker.stream.send(b"".join(parts))

@@ -28,6 +28,7 @@ import concurrent.futures
 import multiprocessing
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.pool import MaybeEncodingError as _MaybeEncodingError  # type: ignore[attr-defined]
+from multiprocessing.pool import RemoteTraceback as _RemoteTraceback  # type: ignore[attr-defined]
 
 from poolwatch.loss import Postmortem, signal_of
 
@@ -166,11 +167,17 @@ class BootError(PoolBroken):
     """Worker after worker failed before it took a job; ``__cause__`` is the last reason."""
 
 
-class RemoteTraceback(Exception):
-    """The traceback text of the worker, as ``__cause__`` of the job's own exception."""
+class RemoteTraceback(_RemoteTraceback):  # type: ignore[misc]
+    """The traceback text of the worker, as ``__cause__`` of the job's own exception.
+
+    Also a ``multiprocessing.pool.RemoteTraceback``.
+
+    Attributes:
+        tb: the text.
+    """
 
     def __init__(self, tb: str) -> None:
-        super().__init__(tb)
+        Exception.__init__(self, tb)
         self.tb = tb
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -13,8 +14,10 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from poolwatch import checks, config
-from poolwatch.executor_map import ResultIterator, map_results
+from poolwatch.core import Core
+from poolwatch.executor_map import Maps, ResultIterator
 from poolwatch.futures import Future, Settler
+from poolwatch.job import Job
 from poolwatch.pool import Pool
 
 if TYPE_CHECKING:
@@ -28,8 +31,11 @@ T = TypeVar("T")
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"  # as the standard library says it
 _AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
 
+_PATIENCE = 20  # looks for a worker, 50 ms each
+
 _exiting = False
 _executors: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
+_owned: weakref.WeakSet[Core] = weakref.WeakSet()  # alive as long as their supervisors
 
 
 class ProcessPoolExecutor(concurrent.futures.Executor):
@@ -96,11 +102,15 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         self._owned = owned
         self._shut_down = False
         self._settler = Settler(pool._core, cancel_running)
+        self._maps = Maps()
         _executors.add(self)
+        if owned:
+            _owned.add(pool._core)
+            if _is_barren_at_exit(pool._core):
+                _await_forks(pool._core)
         # Collected without having been shut down: what was submitted runs, then the workers go.
-        self._finalizer = weakref.finalize(self, _close, pool) if owned else None
-        if self._finalizer is not None:
-            self._finalizer.atexit = False
+        self._finalizer = weakref.finalize(self, _collected, pool if owned else None, self._maps)
+        self._finalizer.atexit = False
 
     @property
     def _max_workers(self) -> int:
@@ -109,9 +119,7 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
 
     # -- jobs ------------------------------------------------------------------------------------
 
-    def submit(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> concurrent.futures.Future[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run ``fn(*args, **kwargs)`` in a worker; return a :class:`Future` at once.
 
         If the call does not pickle, the future tells so.
@@ -126,9 +134,9 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             raise TypeError(f"fn must be callable, not {fn!r}")
         self._check_open()
         core = self._core
-        options = core.plain_options()
         future: Future[T] = Future(self._settler)
         try:
+            options = core.with_surroundings(core.plain_options())
             call = core.snapshot.encode(fn, args, kwargs)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             future.set_exception(error)
@@ -141,15 +149,16 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         return future
 
     def _check_open(self) -> None:
-        self._core.check_owner()
-        if _exiting:
-            raise RuntimeError(_AFTER_EXIT)
-        if self._shut_down:
-            raise RuntimeError(_AFTER_SHUTDOWN)
-        try:
-            self._core.check_open()
-        except ValueError:
-            raise RuntimeError(_AFTER_SHUTDOWN) from None
+        if self._core.is_closed or self._core.foreign:
+            try:
+                self._core.check_open()  # first of all that it is broken, as the standard library
+            except ValueError:
+                pass
+            else:
+                return
+        elif not self._shut_down and not _exiting:
+            return
+        raise RuntimeError(_AFTER_EXIT if _exiting else _AFTER_SHUTDOWN)
 
     def map(
         self,
@@ -162,8 +171,13 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         """Return an iterator over ``fn(*items)`` for the items of all iterables side by side.
 
         It ends with the shortest. The first error raised ends the iterator; what has not begun then
-        is cancelled, as when the iterator is closed (as in the standard library). A worker's death
-        costs the item that it was at, also when items travel together.
+        is cancelled, as when the iterator is closed or dropped half-way. Dropped before anything
+        was taken from it, what has been read runs (all as in the standard library). A worker's
+        death costs the item that it was at, also when items travel together.
+
+        With ``buffersize`` (as in Python 3.14, where it counts chunks) a thread reads the input
+        unless it is a single list, tuple, range or string; ``shutdown()`` ends the reading, and the
+        iterator raises RuntimeError after the results of what has been read.
 
         Args:
             fn: called with one item of each iterable.
@@ -185,82 +199,146 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         if buffersize is not None:
             checks.whole("buffersize", buffersize)
         self._check_open()
-        return map_results(self._pool, fn, iterables, timeout, size, buffersize)
+        items: Iterable[Any] = zip(*iterables)  # noqa: B905  (as the standard library: the shortest)
+        if buffersize is None:
+            items = list(items)
+        try:
+            results = self._maps.start(self._pool, fn, items, timeout, size, buffersize)
+        except ValueError:
+            raise RuntimeError(_AFTER_SHUTDOWN) from None
+        if self._shut_down:  # in another thread, which may not have seen this map
+            self._maps.stop(RuntimeError(_AFTER_SHUTDOWN))
+        return results
 
     # -- the end ---------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs; may be called more than once.
+        """Take no more jobs; may be called more than once, in any thread, also in callbacks.
 
         Args:
             wait: return when all futures are done and the workers have gone. With False they go on
-                by themselves.
-            cancel_futures: cancel the futures whose jobs have not begun.
+                by themselves. Called by a signal handler that has interrupted a method of this
+                executor, it does not wait: that method must end first.
+            cancel_futures: cancel the futures and the items of maps that have not begun.
         """
         self._shut_down = True
         core = self._core
         if core.foreign:
             return
-        jobs = core.unfinished_jobs(self._settler)
+        self._maps.stop(RuntimeError(_AFTER_SHUTDOWN))
         if cancel_futures:
-            for job in jobs:
-                core.access.orders.take_back(job)
+            core.access.orders.take_back_all(self._jobs())
         if self._owned:
             self._pool.close()
-            if self._finalizer is not None:
-                self._finalizer.detach()
-            if wait:
-                self._pool.join()
-        elif wait:
+            self._finalizer.detach()
+        if not wait or core.is_interrupted:
+            return
+        if self._owned:
+            self._pool.join()
+            return
+        while jobs := self._jobs():
             for job in jobs:
                 job.wait(None)
-            self._settler.wait_for_delivery()
+        self._settler.wait_for_delivery()
+
+    def _jobs(self) -> list[Job]:
+        """Return the unfinished jobs of all futures and maps."""
+        return self._core.unfinished_jobs(self._settler, *self._maps.owners())
 
     def terminate_workers(self) -> None:
         """End the executor at once; running jobs get SIGTERM first (as in Python 3.14).
 
         Jobs that have not begun are cancelled. Those that run get ``SystemExit``, and SIGKILL after
-        the pool's ``terminate_grace``; their futures end with ``Terminated``. With
-        :meth:`from_pool` only this executor's jobs are ended. Returns at once.
+        the pool's ``terminate_grace``; their futures end with ``Terminated``, where Python's end
+        with ``BrokenProcessPool``. With :meth:`from_pool` only this executor's jobs are ended.
+        Returns at once.
+
+        Raises:
+            RuntimeError: in a forked child, which inherited the executor.
         """
-        self._shut_down = True
-        orders = self._core.access.orders
-        for job in self._core.unfinished_jobs(self._settler):
-            if not orders.take_back(job):
-                orders.terminate(job, signal.SIGTERM)
-        self.shutdown(wait=False)
+        self._end(signal.SIGTERM)
 
     def kill_workers(self) -> None:
         """End the executor at once, with SIGKILL (as in Python 3.14).
 
         Jobs that have not begun are cancelled, futures of jobs that run end with ``Terminated``.
         With :meth:`from_pool` only this executor's jobs are ended. Returns at once.
+
+        Raises:
+            RuntimeError: in a forked child, which inherited the executor.
         """
+        self._end(signal.SIGKILL)
+
+    def _end(self, signum: int) -> None:
+        core = self._core
+        core.check_owner()
         self._shut_down = True
-        orders = self._core.access.orders
-        for job in self._core.unfinished_jobs(self._settler):
-            if not orders.take_back(job):
-                orders.terminate(job, signal.SIGKILL)
-        if self._owned:
-            self._core.terminate()
+        self._maps.stop(RuntimeError(_AFTER_SHUTDOWN))
+        orders = core.access.orders
+        for job in orders.take_back_all(self._jobs()):
+            orders.terminate(job, signum)
+        if self._owned and signum == signal.SIGKILL:
+            core.terminate()
         self.shutdown(wait=False)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("executors cannot be passed between processes or pickled")
 
     def __repr__(self) -> str:
         state = "shut down" if self._shut_down else "open"
         return f"<ProcessPoolExecutor {self._pool.name} {self._max_workers} workers, {state}>"
 
 
-def _close(pool: Pool) -> None:
-    if not pool._core.foreign:
-        pool.close()
+def _collected(pool: Pool | None, maps: Maps) -> None:
+    """An executor has been collected without having been shut down; no locks: see ``Core``."""
+    if pool is None or pool._core.foreign:
+        return
+    pool._core.call_soon(lambda: maps.stop(RuntimeError(_AFTER_SHUTDOWN)))
+    pool.close()
 
 
 def _at_exit() -> None:
-    """What was submitted before the interpreter's end runs (as in the standard library)."""
+    """What was submitted before the interpreter's end runs (as in the standard library).
+
+    That includes jobs of executors that have been collected meanwhile.
+    """
     global _exiting
     _exiting = True
     for executor in list(_executors):
-        executor.shutdown()
+        executor.shutdown(wait=not executor._owned)
+    for core in list(_owned):
+        if not core.foreign:
+            core.close()
+            _await_end(core)
+
+
+def _await_end(core: Core) -> None:
+    """Wait for a core's end, or end it where its jobs cannot run any more."""
+    if not _is_barren_at_exit(core):
+        core.join()
+        return
+    in_vain = 0
+    while not core.join(0.05) and in_vain < _PATIENCE:
+        in_vain = 0 if any(worker.pid is not None for worker in core.infos()) else in_vain + 1
+    if in_vain == _PATIENCE:
+        core.terminate()
+        core.join()
+
+
+def _await_forks(core: Core) -> None:
+    """Let the workers be there, so that a program that ends at once finds some for its jobs."""
+    pause = threading.Event()
+    least = core.options.min_processes
+    wanted = core.size if least is None else least
+    for _ in range(_PATIENCE * 50):
+        if sum(worker.pid is not None for worker in core.infos()) >= wanted:
+            return
+        pause.wait(0.001)
+
+
+def _is_barren_at_exit(core: Core) -> bool:
+    """True where no workers can be made once the interpreter ends: Python 3.12 does not fork."""
+    return core.options.start_method == "fork" and sys.version_info[:2] == (3, 12)
 
 
 # Where the standard library's own executors end as well: threads can still be started then.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from poolwatch.core import Core
+from poolwatch.feeding import Feed
 from poolwatch.imap_results import IMapIterator, NoResultYet
 from poolwatch.imap_state import InOrder
 from poolwatch.pool import Pool
@@ -15,47 +18,89 @@ from poolwatch.pool import Pool
 T = TypeVar("T")
 
 
-def map_results(
-    pool: Pool,
-    fn: Callable[..., T],
-    iterables: tuple[Iterable[Any], ...],
-    deadline: float | None,
-    chunksize: int,
-    buffersize: int | None,
-) -> ResultIterator[T]:
-    """Return the iterator; see ``ProcessPoolExecutor.map``.
+class Maps:
+    """The maps of one executor, as long as anything of them is under way."""
 
-    Args:
-        pool: an open pool.
-        fn: called with one item of each iterable.
-        iterables: read to their end at once, unless there is a buffersize.
-        deadline: monotonic seconds; None for no bound.
-        chunksize: items that travel together.
-        buffersize: how many items may be read ahead; None for all.
-    """
-    items: Iterable[Any] = zip(*iterables)  # noqa: B905  (as the standard library: the shortest)
-    if buffersize is None:
-        items = list(items)
-        buffersize = max(1, len(items))
-    state = InOrder()
-    feed = pool._feed(fn, items, chunksize, buffersize, state, star=True)
-    return ResultIterator(IMapIterator(feed, state, pool), pool._core, state, deadline)
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._states: weakref.WeakSet[InOrder] = weakref.WeakSet()  # jobs and consumers hold them
+        self._feeds: weakref.WeakSet[Feed] = weakref.WeakSet()  # the core holds those that read
+
+    def start(
+        self,
+        pool: Pool,
+        fn: Callable[..., T],
+        items: Iterable[Any],
+        deadline: float | None,
+        chunksize: int,
+        buffersize: int | None,
+    ) -> ResultIterator[T]:
+        """Begin a map; see ``ProcessPoolExecutor.map``.
+
+        Args:
+            pool: an open pool.
+            fn: called with one item of each iterable.
+            items: tuples of arguments; a list unless there is a buffersize.
+            deadline: monotonic seconds; None for no bound.
+            chunksize: items that travel together.
+            buffersize: how many items may be read ahead; None for all.
+
+        Raises:
+            ValueError, PoolBroken: the pool has ended meanwhile.
+        """
+        reads_on = buffersize is not None
+        if buffersize is None:
+            items = list(items)
+            buffersize = len(items) + chunksize  # room for a last chunk that is not full
+        state = InOrder()
+        with self._lock:
+            self._states.add(state)
+        feed = pool._feed(fn, items, chunksize, buffersize, state, star=True)
+        with self._lock:
+            self._feeds.add(feed)
+        results: IMapIterator[T] = IMapIterator(feed, state, pool)
+        return ResultIterator(results, pool._core, state, deadline, reads_on)
+
+    def owners(self) -> list[InOrder]:
+        """Return whose jobs the jobs of the maps are, see ``chunks.Part``."""
+        with self._lock:
+            return list(self._states)
+
+    def stop(self, error: BaseException) -> None:
+        """Read no more of any input; what has been read runs.
+
+        Args:
+            error: of which kind consumers get one after the results of that.
+        """
+        with self._lock:
+            feeds = list(self._feeds)
+        for feed in feeds:
+            feed.stop(type(error)(*error.args))
 
 
 class ResultIterator(Generic[T]):
     """The results of ``ProcessPoolExecutor.map``, in order.
 
-    The first error ends it. When it ends, is closed or is dropped, what has not begun is cancelled.
+    The first error ends it. When it has ended that way, is closed, or is dropped half-way, what has
+    not begun is cancelled. Dropped before anything was taken from it, it was called for its
+    effects: what has been read runs (all as in the standard library).
     """
 
     def __init__(
-        self, results: IMapIterator[T], core: Core, state: InOrder, deadline: float | None
+        self,
+        results: IMapIterator[T],
+        core: Core,
+        state: InOrder,
+        deadline: float | None,
+        reads_on: bool,
     ) -> None:
         """Make one; called by the executor."""
         self._results: IMapIterator[T] | None = results
         self._core = core
         self._state = state
         self._deadline = deadline
+        self._reads_on = reads_on
+        self._begun = False
 
     def __iter__(self) -> ResultIterator[T]:
         return self
@@ -71,6 +116,7 @@ class ResultIterator(Generic[T]):
         results = self._results
         if results is None:
             raise StopIteration
+        self._begun = True
         deadline = self._deadline
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
@@ -94,13 +140,15 @@ class ResultIterator(Generic[T]):
 
     def __del__(self) -> None:
         results = getattr(self, "_results", None)
-        if results is not None and not self._core.foreign:
+        if results is None or self._core.foreign:
+            return
+        if self._begun or self._reads_on:
+            results.drop()
+        if self._begun:
             # Not here: whoever happens to collect garbage may be in the middle of anything.
             core, state = self._core, self._state
-            results.drop()
             core.call_soon(lambda: _cancel(core, state))
 
 
 def _cancel(core: Core, state: InOrder) -> None:
-    for job in core.unfinished_jobs(state):
-        core.access.orders.take_back(job)
+    core.access.orders.take_back_all(core.unfinished_jobs(state))

@@ -67,6 +67,8 @@ class Feed:
         TypeError: the input is not iterable.
     """
 
+    holds_open = True  # whoever closes the pool and joins it may be the consumer
+
     def __init__(
         self,
         core: Core,
@@ -162,6 +164,14 @@ class Feed:
         if self._thread is None:
             self._start_thread()
         self.state.bell.ring()
+
+    def stop(self, error: BaseException) -> None:
+        """Read no more; what has been read runs.
+
+        Args:
+            error: what the consumer gets after the results of that.
+        """
+        self._end(error)
 
     def drop(self) -> None:
         """Nobody wants more of the input, whatever has been taken out. Takes no lock."""

@@ -9,16 +9,20 @@ thread settles none: that would run the user's code.
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import threading
 from collections import deque
 from typing import Any, TypeVar
 
 from poolwatch import checks
 from poolwatch.core import Core
+from poolwatch.events import HookFailed
 from poolwatch.job import Job, JobState, Usage
 from poolwatch.watch import Watch
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("concurrent.futures")  # where callbacks' exceptions are looked for
 
 
 class Future(concurrent.futures.Future[T]):
@@ -76,7 +80,10 @@ class Future(concurrent.futures.Future[T]):
             PoolBroken: the pool cannot go on; it is a ``BrokenProcessPool``.
             Exception: what the job raised.
         """
-        return super().result(self._wait_helping(timeout))
+        try:
+            return super().result(self._wait_helping(timeout))
+        finally:
+            del self  # the error's traceback would keep the future alive in a cycle
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the job's exception, or None when it has succeeded; see :meth:`result`."""
@@ -111,6 +118,25 @@ class Future(concurrent.futures.Future[T]):
                 self.set_exception(value)
         except concurrent.futures.InvalidStateError:
             pass  # somebody else has settled it, or it was cancelled meanwhile
+        finally:
+            del value, self  # as in result()
+
+    def _invoke_callbacks(self) -> None:
+        """Call back; on the delivery thread whatever they raise, even by ``sys.exit()``.
+
+        There it must not keep others from being called. Elsewhere (in ``cancel()``) it may be a
+        signal handler that raises, in the thread that is to be interrupted.
+        """
+        if not self._done_callbacks or not self._settler.core.is_delivering():  # type: ignore[attr-defined]
+            super()._invoke_callbacks()  # type: ignore[misc]
+            return
+        for callback in self._done_callbacks:  # type: ignore[attr-defined]
+            try:
+                callback(self)
+            except Exception:
+                _logger.exception("exception calling callback for %r", self)
+            except BaseException as error:  # noqa: BLE001  (reported)
+                self._settler.report(error)
 
     def _tell_of_cancellation(self) -> None:
         """Wake those who wait for several futures; once."""
@@ -130,22 +156,29 @@ class Settler:
 
     def watch(self, future: Future[Any]) -> Watch:
         """Return what tells of the end of a future's job."""
+        return _FutureWatch(self, future)
 
-        def ended(job: Job) -> None:
-            future._job = job  # perhaps before whoever submits it has been told
-            self._ended.append(future)
-            if not self._called:
-                self._called = True
-                self.core.deliver(self._settle_all)
-
-        return Watch(self, ended)
+    def ended(self, future: Future[Any]) -> None:
+        """A future's job has ended. The dispatcher's lock is held."""
+        self._ended.append(future)
+        if not self._called:
+            self._called = True
+            self.core.deliver(self._settle_all)
 
     def _settle_all(self) -> None:
         self._called = False  # first: what is added from here on has it called again
         while self._ended:
             future = self._ended.popleft()
-            future._settle()
+            try:
+                future._settle()
+            except BaseException as error:  # noqa: BLE001  (reported; the others must be settled)
+                self.report(error)
             del future
+
+    def report(self, error: BaseException) -> None:
+        """Tell listeners and the log what a done-callback raised. The delivery thread."""
+        bus = self.core.supervisor.bus
+        bus.emit_here(HookFailed(bus.pool, "done_callback", error))
 
     def wait_for_delivery(self) -> None:
         """Return when the futures whose jobs have ended are settled and their callbacks have run.
@@ -170,3 +203,24 @@ class Settler:
     def state_of(self, job: Job) -> JobState:
         """Return where a job is on its way."""
         return self.core.handle_of(job).state
+
+
+class _FutureWatch(Watch):
+    """Tells a settler of the end of a future's job."""
+
+    __slots__ = ("_future", "_settler")
+
+    def __init__(self, settler: Settler, future: Future[Any]) -> None:
+        self.owner = settler
+        self._settler = settler
+        self._future: Future[Any] | None = future
+
+    def ended(self, job: Job) -> None:
+        """See ``Watch``."""
+        future = self._future
+        if future is not None:
+            future._job = job  # perhaps before whoever submits it has been told
+            self._settler.ended(future)
+            # The future knows its job, which knows this: not a cycle that waits for the collector.
+            # Last, as a signal handler may raise before, and then this is called again.
+            self._future = None

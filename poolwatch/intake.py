@@ -215,6 +215,10 @@ class Intake:
                     job.chunk.partial(Outcome.of(frame), frame.first)
                 else:
                     _discard(frame)
+            case frames.PEAK:
+                job = worker.jobs.get(frame.serial)
+                if job is not None:
+                    job.peak = frame.first
             case frames.READY:
                 worker.pid = frame.first  # the zygote's report may come later than this
                 self._ready(worker)

@@ -34,6 +34,7 @@ from poolwatch.exceptions import (
 )
 from poolwatch.transport import bulk, codec, frames
 from poolwatch.transport.frames import Frame
+from poolwatch.transport.usage import user_and_system
 
 if TYPE_CHECKING:
     from poolwatch.chunks import Part
@@ -99,6 +100,8 @@ class JobOptions:
         priority: jobs of a higher one go first; 0 for most.
         env: variables that are added to the worker's environment while the job runs, or None.
         cwd: the worker's working directory while the job runs, or None.
+        settings: those two and the submitter's context variables on their way to the worker, see
+            ``transport.settings``; empty for most.
     """
 
     callback: Callable[[Any], object] | None = None
@@ -113,16 +116,36 @@ class JobOptions:
     priority: int = 0
     env: dict[str, str] | None = None
     cwd: str | None = None
+    settings: bytes = b""
 
 
 NO_OPTIONS = JobOptions()
 
 
 class Usage(NamedTuple):
-    """What a finished job has used, in seconds."""
+    """What a finished job has used in its worker, its whole process with all threads.
+
+    What processes that the job started have used is not in it. Of a job that was started several
+    times, it is the last time's.
+
+    Attributes:
+        wall: seconds from its beginning to its end, without the time that it waited.
+        user: seconds of processor time in the job's own code. Of jobs below a millisecond, all
+            their processor time.
+        system: seconds of processor time in the kernel.
+        max_rss: bytes of memory that the worker held at most while the job ran, also what it had
+            before; None where it was not measured (see ``usage`` of ``Pool``).
+    """
 
     wall: float
-    cpu: float
+    user: float
+    system: float
+    max_rss: int | None
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time, user and system."""
+        return self.user + self.system
 
 
 class Outcome(NamedTuple):
@@ -220,7 +243,8 @@ class Job:
         limit: the error of a hard limit that has passed, while the worker is being killed.
         ready: the outcome is there for everybody, and callbacks have run.
         wall: nanoseconds that the job ran, once it has ended in its worker.
-        cpu: nanoseconds of processor time that it used, likewise.
+        cpu: processor time that it used, likewise; see ``transport.usage``.
+        peak: bytes of memory at most; there only where it was measured.
         keepalive: the pool, which must not be collected while the job is unfinished.
     """
 
@@ -242,6 +266,7 @@ class Job:
         "name",
         "options",
         "payload",
+        "peak",
         "ready",
         "serial",
         "state",
@@ -250,6 +275,8 @@ class Job:
         "worker",
         "worker_lost",
     )
+
+    peak: int
 
     def __init__(
         self,
@@ -298,7 +325,9 @@ class Job:
     @property
     def usage(self) -> Usage | None:
         """What the job has used; None unless it has ended in its worker."""
-        return None if self.wall is None else Usage(self.wall / 1e9, self.cpu / 1e9)
+        if self.wall is None:
+            return None
+        return Usage(self.wall / 1e9, *user_and_system(self.cpu), getattr(self, "peak", 0) or None)
 
     def take_outcome(self) -> Outcome | BaseException:
         """Return how the job has ended, still pickled where it came from the worker."""

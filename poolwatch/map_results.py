@@ -238,6 +238,15 @@ class MapResult(Generic[T]):
         """How many items have an outcome by now."""
         return len(self._values) - self._missing
 
+    # Programs read how many chunks are left, and how long those are, although both are private in
+    # multiprocessing. Their product is the number of items, so it is here.
+
+    _chunksize = 1
+
+    @property
+    def _number_left(self) -> int:
+        return self._missing
+
     def __repr__(self) -> str:
         state = "ready" if self._ready.is_set() else f"{self._missing} missing"
         return f"<{type(self).__name__} {len(self._values)} items, {state}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pickle import PicklingError
 from typing import Any, NamedTuple
 
 from poolwatch import config
@@ -65,6 +66,11 @@ class Mapper:
         self._flags = frames.PROMPT if prompt else 0
         if options.soft_timeout is not None or options.timeout is not None:
             self._flags |= frames.LIMITED
+        self._unsendable: BaseException | None = None  # why no item can be sent
+        try:
+            self._options = core.with_surroundings(options)
+        except PicklingError as error:
+            self._unsendable = error
 
     def submit(self, result: MapResult[Any], items: list[Any], pool: object) -> None:
         """Put all items on their way.
@@ -101,6 +107,9 @@ class Mapper:
             items: as many as travel together, or fewer; any number of items that travel alone.
             pool: must not be collected while a job is unfinished.
         """
+        if self._unsendable is not None:
+            error = self._unsendable
+            return [Unsendable(index, error) for index in range(start, start + len(items))]
         if self._size > 1 and len(items) > 1:
             try:
                 return [self._chunk(accounts, start, items, pool)]

@@ -65,6 +65,29 @@ class Orders:
             self._end_on_purpose(job, None)
             return True
 
+    def take_back_all(self, jobs: list[Job]) -> list[Job]:
+        """Cancel those of many jobs that have not begun; return those that run.
+
+        One at a time, each would have a worker asked and given its other jobs again.
+        """
+        self.check_owner()
+        dispatcher = self._dispatcher
+        with dispatcher.lock:
+            dispatcher.take_arrivals()
+            for worker in dispatcher.holding():
+                dispatcher.put_back(dispatcher.recall(worker))
+            running = []
+            for job in jobs:
+                if job.state.final:
+                    continue
+                if job.state in (JobState.PENDING, JobState.LOST_PENDING):
+                    job.cancelled = job.terminated = True
+                    self._end_on_purpose(job, None)
+                else:
+                    running.append(job)
+            dispatcher.refill_idle()
+            return running
+
     def terminate(self, job: Job, signum: int) -> bool:
         """End a job; return False when it has ended already."""
         self.check_owner()

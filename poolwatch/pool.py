@@ -11,7 +11,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, TypeVar
 
-from poolwatch import checks, config
+from poolwatch import call_types, checks, config
 from poolwatch.bounded import BoundedCore
 from poolwatch.config import PoolOptions
 from poolwatch.core import Core
@@ -20,6 +20,7 @@ from poolwatch.job import NO_OPTIONS
 from poolwatch.launch.contexts import start_method
 from poolwatch.policies import LostWorkerPolicy
 from poolwatch.pool_control import PoolControl
+from poolwatch.pool_insides import PoolInsides
 from poolwatch.pool_maps import PoolMaps
 from poolwatch.results import ApplyResult
 from poolwatch.slots import is_bounded
@@ -28,7 +29,7 @@ from poolwatch.worker.main import WorkerSetup
 T = TypeVar("T")
 
 
-class Pool(PoolMaps, PoolControl):
+class Pool(PoolMaps, PoolControl, PoolInsides):
     """A pool of worker processes in which every job ends.
 
     Each job ends with its result, its own exception, or a loss that says why. Only the job that
@@ -78,9 +79,13 @@ class Pool(PoolMaps, PoolControl):
             replaced (from billiard, which looks at the peak). What a worker shares with the parent
             from its beginning counts; a chunk of a map is one job.
         contextvars: context variables whose values in the submitter are visible in its jobs; the
-            values must pickle.
+            values must pickle, and one that does not fails its own submission. A variable that the
+            submitter has not set is unset in the job. With ``"spawn"`` and ``"forkserver"`` they
+            must be global variables of a module.
         relay_logs: True to have the log records of the workers handled by the loggers of the parent
-            that have the same names; or the level from which on.
+            that have the same names; or the level from which on. Handlers that forked workers have
+            inherited are put away there; those that the initializer adds stay. Records that nobody
+            can keep up with are dropped, and their number is logged.
         usage: ``"memory"`` to measure also the shortest job's own peak of memory, see
             ``ApplyResult.usage``.
         synack: accepted for code written for billiard, without meaning: every job is acknowledged
@@ -141,7 +146,7 @@ class Pool(PoolMaps, PoolControl):
         setup = WorkerSetup(
             initializer=check("initializer", initializer),
             initargs=config.initargs(initargs),
-            maxtasksperchild=_optional_whole("maxtasksperchild", maxtasksperchild),
+            maxtasksperchild=config.maxtasksperchild(maxtasksperchild),
             on_process_exit=check("on_process_exit", on_process_exit),
             max_memory_per_child=_optional_whole("max_memory_per_child", max_memory_per_child),
             usage_memory=config.usage_memory(usage),
@@ -175,12 +180,13 @@ class Pool(PoolMaps, PoolControl):
             on_timeout_cancel=check("on_timeout_cancel", on_timeout_cancel),
         )
         self._core = (BoundedCore if is_bounded(options) else Core)(options, setup)
-        self._has_limits = hard is not None or soft is not None
+        self._has_defaults = hard is not None or soft is not None or bool(options.contextvars)
         self._finalizer = weakref.finalize(self, _abandoned, self._core, name)
         self._finalizer.atexit = False  # the core has its own way to end with the interpreter
 
     # -- single jobs ---------------------------------------------------------------------------
 
+    @call_types.apply_async
     def apply_async(
         self,
         func: Callable[..., T],
@@ -235,8 +241,10 @@ class Pool(PoolMaps, PoolControl):
             tag: the caller's own mark.
             priority: waiting jobs of a higher priority go first, those of the same in the order in
                 which they were submitted.
-            env: variables that are added to the worker's environment while the job runs.
-            cwd: the worker's working directory while the job runs.
+            env: variables that are added to the worker's environment while the job runs. Other
+                variables that the job itself changes stay changed in that worker.
+            cwd: the worker's working directory while the job runs. Where it cannot be entered, the
+                job fails with that ``OSError``.
 
         Raises:
             TypeError: an argument of the wrong kind.
@@ -250,7 +258,7 @@ class Pool(PoolMaps, PoolControl):
         args, kwds = config.call(func, args, kwds)
         options = NO_OPTIONS
         if (
-            self._has_limits
+            self._has_defaults
             or callback is not None
             or error_callback is not None
             or accept_callback is not None
@@ -284,11 +292,14 @@ class Pool(PoolMaps, PoolControl):
             )
         name = config.name_of(func)
         try:
+            if options is not NO_OPTIONS:
+                config.add_settings(options, core.options.contextvars)
             call = core.snapshot.encode(func, args, kwds)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return core.handle_of(core.failed_job(name, error, options))
         return ApplyResult(core.submit(name, call, options, self, waitforslot), core.access)
 
+    @call_types.apply
     def apply(
         self,
         func: Callable[..., T],
@@ -366,7 +377,10 @@ def _abandoned(core: Core, name: str) -> None:
     left_open = not core.is_closed
     core.terminate()
     if left_open:
-        warnings.warn(f"unclosed pool {name}", ResourceWarning, stacklevel=2)
+        # The text begins as multiprocessing's, by which programs filter.
+        warnings.warn(
+            f"unclosed running multiprocessing pool {name}", ResourceWarning, stacklevel=2
+        )
 
 
 def _optional_whole(argument: str, value: object) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from poolwatch import checks
+from poolwatch import call_types, checks
 from poolwatch.core import Core
 from poolwatch.events import HookFailed
 from poolwatch.feeding import Feed, default_buffersize
@@ -85,6 +85,7 @@ class PoolMaps:
         """
         return self._map_async(func, iterable, False, chunksize, callback, error_callback, progress)
 
+    @call_types.starmap
     def starmap(
         self,
         func: Callable[..., T],
@@ -106,8 +107,9 @@ class PoolMaps:
         """
         if checks.flag("progress", progress):
             return self._drawn_map(func, iterable, True, chunksize)
-        return self.starmap_async(func, iterable, chunksize).get()
+        return self._map_async(func, iterable, True, chunksize, None, None).get()
 
+    @call_types.starmap_async
     def starmap_async(
         self,
         func: Callable[..., T],

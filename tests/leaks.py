@@ -119,11 +119,19 @@ class LeakWatch:
         if not names:
             return used
         ours = {process.pid for process in self.processes()} | {os.getpid()}
+        inodes = {name: _inode(SHARED_MEMORY / name) for name in names}
         for process in _processes(pid for pid in psutil.pids() if pid not in ours):
-            text = "\n".join(_descriptors(process.pid).values())
+            opened = "\n".join(_descriptors(process.pid).values())
+            mapped: set[int] = set()
             with contextlib.suppress(OSError):
-                text += Path(f"/proc/{process.pid}/maps").read_text()
-            used |= {name for name in names if str(SHARED_MEMORY / name) in text}
+                # A semaphore is mapped under a first name, which is gone; its number stays.
+                lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+                mapped = {int(line.split()[4]) for line in lines if str(SHARED_MEMORY) in line}
+            used |= {
+                name
+                for name in names
+                if str(SHARED_MEMORY / name) in opened or inodes[name] in mapped
+            }
         return used
 
 
@@ -151,6 +159,14 @@ def _forkserver_descriptor() -> int | None:
 
 def _names(directory: Path) -> set[str]:
     return set(os.listdir(directory)) if directory.is_dir() else set()
+
+
+def _inode(path: Path) -> int:
+    """The number of a file; 0 when it is gone."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 def _describe(process: psutil.Process) -> str:

@@ -488,7 +488,7 @@ def test_pool_that_is_dropped_warns_and_goes() -> None:
         await pool.apply(work.square, 3)
         return worker_pids(pool.pool)
 
-    with pytest.warns(ResourceWarning, match="unclosed pool"):  # noqa: PT031
+    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):  # noqa: PT031
         pids = run(main)
         gc.collect()
     assert_gone(*pids)

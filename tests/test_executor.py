@@ -373,6 +373,7 @@ def test_workers_can_be_ended_at_once(make_executor: Any, stage: Stage, way: str
     with ProcessWatch(worker_pids(executor._pool)) as watch:
         getattr(executor, way)()
         assert isinstance(running.exception(DEADLINE), Terminated)
+        assert not cf.wait([waiting], DEADLINE).not_done
         assert waiting.cancelled()
         watch.assert_gone()
     with pytest.raises(RuntimeError):

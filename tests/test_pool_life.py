@@ -105,7 +105,7 @@ def drop_a_pool(start_method: str) -> None:
 @pytest.mark.every_start_method
 def test_collected_pool_leaves_nothing(start_method: str) -> None:
     """A pool that is dropped without close() ends its workers, and warns as files do."""
-    with pytest.warns(ResourceWarning, match="unclosed pool"):
+    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
         drop_a_pool(start_method)
 
 

@@ -25,7 +25,7 @@ def renewed(pool: Any, before: list[int], count: int) -> None:
 
 def test_functions_that_are_defined_around_a_restart_are_never_outdated() -> None:
     """Neither while both kinds of workers are there nor afterwards; see the script."""
-    assert run_script("redefined.py") == "done\n"
+    assert run_script("redefined_between_restarts.py") == "done\n"
 
 
 def test_there_is_always_a_worker(make_pool: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import work
-from helpers import DEADLINE, Stage, bounded, only_worker
+from helpers import DEADLINE, Stage, bounded, eventually, only_worker
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -146,3 +146,16 @@ def test_waiting_threads_all_get_their_results(pool: Any) -> None:
     for thread in threads:
         thread.join(DEADLINE)
     assert sums == [sum(n * n for n in range(300))] * 4
+
+
+def test_long_jobs_after_tiny_ones_all_run_at_once(make_pool: Any, stage: Stage) -> None:
+    """However short the jobs before were: none waits behind a long one while a worker is idle."""
+    pool = make_pool(7)
+    for _ in range(5):
+        pool.map(work.square, range(300), chunksize=1)
+    eventually(lambda: [worker.phase for worker in pool.workers] == ["idle"] * 7)
+    jobs = [pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate)) for _ in range(7)]
+    assert len(set(stage.heard_pids(7))) == 7
+    stage.let_go(7)
+    for job in jobs:
+        job.get(DEADLINE)

@@ -13,10 +13,12 @@ import asyncio
 import itertools
 from _thread import get_ident
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from poolwatch import checks
-from poolwatch.aio.jobs import call_soon, cancel_all
+from poolwatch.aio.jobs import TURN_SECONDS, call_soon, cancel_all, without_effect
+from poolwatch.core import Core
 from poolwatch.feeding import default_buffersize
 from poolwatch.imap_state import Bell, IMapState
 from poolwatch.job import Job
@@ -56,11 +58,14 @@ class AsyncIMapIterator(Generic[T]):
         self._window = _Window(pool, mapper, state, size, window)
         self._source: Iterator[Any] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._turn_ends = monotonic() + TURN_SECONDS
         if isinstance(iterable, AsyncIterable):
             source = aiter(iterable)
+            core.add_input(self._window)
             self._task = self._loop.create_task(_feed(self._window, source))
         elif isinstance(iterable, Iterable):
             self._source = iter(iterable)
+            core.add_input(self._window)
             self._window.fill(self._source)
         else:
             raise TypeError(f"iterable must be iterable, not {iterable!r}")
@@ -74,6 +79,7 @@ class AsyncIMapIterator(Generic[T]):
         Raises:
             StopAsyncIteration: there are no more; again and again.
             Terminated, PoolBroken, ValueError: the pool has ended before the input.
+            RuntimeError: the item raised what would act on the loop, see ``AsyncPool.apply``.
             Exception: what the item raised, or its ``WorkerLostError``; or, at the end, what the
                 input raised.
         """
@@ -84,16 +90,18 @@ class AsyncIMapIterator(Generic[T]):
         if succeeded:
             result: T = value
             return result
-        if isinstance(value, (StopAsyncIteration, StopIteration)):
-            raise RuntimeError(f"the item raised {value!r}") from value
         try:
-            raise value
+            raise without_effect(value)
         finally:
             del value, outcome, self  # the traceback would keep all alive in a cycle
 
     async def _next_outcome(self) -> tuple[bool, Any] | None:
         """Return ``(True, value)`` or ``(False, exception)`` of the next item; None at the end."""
         state, thread = self._state, get_ident()
+        if monotonic() > self._turn_ends:
+            # Before anything is taken out, which would be lost if the task were cancelled here.
+            await asyncio.sleep(0)
+            self._turn_ends = monotonic() + TURN_SECONDS
         while True:
             if state.take(thread):
                 outcome = state.handed.pop(thread).result()
@@ -107,6 +115,7 @@ class AsyncIMapIterator(Generic[T]):
             try:
                 if not state.has_next():
                     await bell.rung.wait()
+                    self._turn_ends = monotonic() + TURN_SECONDS
             finally:
                 state.sleepers.pop(bell, None)
 
@@ -123,10 +132,11 @@ class AsyncIMapIterator(Generic[T]):
 
     async def aclose(self) -> None:
         """Read no more of the input, and end what has not ended; may be called more than once."""
-        self._window.close()
         with self._core.dispatcher.lock:
             self._state.forget()
             self._state.cut(None)
+            self._window.leave()
+        self._window.close()
         cancel_all(self._core, self._state)
         task, self._task = self._task, None
         if task is not None:
@@ -141,7 +151,7 @@ class AsyncIMapIterator(Generic[T]):
         core, state, task = self._core, self._state, self._task
         window.close()
         state.forget()
-        core.call_soon(lambda: cancel_all(core, state))
+        core.call_soon(lambda: _dropped(window, core, state))
         if task is not None:
             call_soon(self._loop, task.cancel)
 
@@ -165,6 +175,8 @@ class _LoopBell(Bell):
 class _Window:
     """Submits items as far as there is room; in the loop's thread."""
 
+    holds_open = False  # a closed pool that waits for its consumer might wait for itself
+
     def __init__(
         self, pool: Pool, mapper: Mapper, state: IMapState, size: int, buffersize: int
     ) -> None:
@@ -178,6 +190,8 @@ class _Window:
         self._taken = 0
         self.closed = False  # nothing more is submitted
         self.room = asyncio.Event()
+        self._ended = False  # the state knows the end; guarded by the dispatcher's lock
+        self._loop = asyncio.get_running_loop()
 
     def space(self) -> int:
         """Return how many items may be submitted now."""
@@ -227,16 +241,44 @@ class _Window:
 
     def end(self, error: BaseException | None) -> None:
         """The input has ended."""
-        if not self.closed:
-            self.close()
-            with self._core.dispatcher.lock:
+        self.close()
+        with self._core.dispatcher.lock:
+            if not self._ended:
                 self._state.end(self._taken, error)
+                self.leave()
+
+    def abort(self, error: BaseException) -> None:
+        """The pool has ended. The dispatcher's lock is held; any thread.
+
+        Args:
+            error: what the consumer gets after all that has come.
+        """
+        if not self._ended:
+            self._state.cut(error)
+            self.leave()
+            call_soon(self._loop, self.close)
+
+    def leave(self) -> None:
+        """The pool need not tell of its end any more. The dispatcher's lock is held."""
+        if not self._ended:
+            self._ended = True
+            self._core.remove_input(self)
+
+    def lift(self) -> None:
+        """Only the consumer has the input read; see ``core.Input``."""
 
     def close(self) -> None:
         """Submit nothing more."""
         self.closed = True
         self._pool = None
         self.room.set()
+
+
+def _dropped(window: _Window, core: Core, state: IMapState) -> None:
+    """The iterator has been collected; in the supervisor's thread."""
+    with core.dispatcher.lock:
+        window.leave()
+    cancel_all(core, state)
 
 
 async def _feed(window: _Window, source: AsyncIterator[Any]) -> None:

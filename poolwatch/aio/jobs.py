@@ -8,6 +8,8 @@ since the mailbox was emptied last.
 from __future__ import annotations
 
 import asyncio
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -21,7 +23,19 @@ from poolwatch.watch import Watch
 
 T = TypeVar("T")
 
-_TURN_SECONDS = 0.005  # outcomes are unpickled so long before others in the loop have their turn
+TURN_SECONDS = 0.005
+"""Outcomes are unpickled so long before others in the loop have their turn."""
+
+# What these do to whoever lets them through is not the job's business: they end the loop, a task,
+# a coroutine or an iteration.
+_ACTING = (
+    KeyboardInterrupt,
+    SystemExit,
+    GeneratorExit,
+    StopIteration,
+    StopAsyncIteration,
+    asyncio.CancelledError,
+)
 
 
 class JobFuture(asyncio.Future[T]):
@@ -71,23 +85,31 @@ class JobFuture(asyncio.Future[T]):
         return super().cancel(msg)
 
     def _settle(self, job: Job) -> None:
-        """Take over the outcome; in the loop's thread."""
+        """Take over the outcome; in the loop's thread.
+
+        Raises:
+            KeyboardInterrupt: it interrupted the unpickling; the future is settled all the same.
+        """
         if self.done():
             return
-        succeeded, value = job.result()
+        try:
+            succeeded, value = job.result()
+        except BaseException as error:  # the user's code; whoever awaits it must not wait for ever
+            self.set_exception(without_effect(error))
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return
         if succeeded:
             self.set_result(value)
-        elif isinstance(value, StopIteration):
-            # A future cannot hold one: it would end the coroutine that awaits it.
-            error = RuntimeError(f"the job raised {value!r}")
-            error.__cause__ = value
-            self.set_exception(error)
         else:
-            self.set_exception(value)
+            self.set_exception(without_effect(value))
 
 
 class Mailbox:
-    """Where outcomes wait for one event loop."""
+    """Where outcomes wait for one event loop.
+
+    It lives as long as jobs are on their way to it: the pool does not keep loops that are closed.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -108,14 +130,36 @@ class Mailbox:
     def _empty(self) -> None:
         """Settle what has ended; after a while others have their turn in between."""
         self._woken = False  # first: what is added from here on wakes the loop again
-        deadline = monotonic() + _TURN_SECONDS
-        while self._ended:
-            future, job = self._ended.popleft()
-            future._settle(job)
-            if self._ended and monotonic() > deadline:
+        deadline = monotonic() + TURN_SECONDS
+        try:
+            while self._ended:
+                future, job = self._ended.popleft()
+                future._settle(job)
+                if monotonic() > deadline:
+                    break
+        finally:
+            if self._ended and not self._woken:
                 self._woken = True
                 self.loop.call_soon(self._empty)
-                return
+
+
+class Mailboxes:
+    """The mailboxes of one pool, by event loop."""
+
+    def __init__(self) -> None:
+        # A mailbox holds its loop and would keep it here, were it not weak as well.
+        self._all: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Mailbox]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
+        """Return a loop's mailbox; called in that loop's thread."""
+        reference = self._all.get(loop)
+        mailbox = None if reference is None else reference()
+        if mailbox is None:
+            mailbox = Mailbox(loop)
+            self._all[loop] = weakref.ref(mailbox)
+        return mailbox
 
 
 class AwaitedMap(MapResult[T]):
@@ -131,6 +175,10 @@ class AwaitedMap(MapResult[T]):
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
         super().__init__(length, None, None, core.deliver, on_failure)
+
+    def _first_error(self) -> BaseException | None:
+        error = super()._first_error()
+        return None if error is None else without_effect(error)
 
     def _complete(self) -> None:
         super()._complete()
@@ -153,6 +201,47 @@ def call_soon(loop: asyncio.AbstractEventLoop, callback: Any) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def without_effect(error: BaseException) -> BaseException:
+    """Return a job's error as it can be raised in an event loop: as it is, with few exceptions.
+
+    An ``exit()`` in a job would end the loop here, and a ``CancelledError`` the task: these come as
+    a ``RuntimeError`` with the job's own error as its cause, as Python does with a
+    ``StopIteration`` that leaves a coroutine.
+    """
+    if not isinstance(error, _ACTING):
+        return error
+    problem = RuntimeError(f"the job raised {error!r}")
+    problem.__cause__ = error
+    return problem
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Have something that waits called in a thread of its own, and return what it returns.
+
+    Not in the loop's executor: its threads may all be busy, and a loop does not end before they do.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(value)
+        else:
+            done.set_exception(without_effect(error))
+
+    def run() -> None:
+        try:
+            value, problem = call(), None
+        except BaseException as error:  # noqa: BLE001  (raised where it is awaited)
+            value, problem = None, error
+        call_soon(loop, lambda: settle(value, problem))
+
+    threading.Thread(target=run, name="poolwatch-aio", daemon=True).start()
+    return await done
 
 
 def cancel_all(core: Core, owner: object) -> None:

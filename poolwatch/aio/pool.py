@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from poolwatch import checks, config
 from poolwatch.aio.imap import AsyncIMapIterator
-from poolwatch.aio.jobs import AwaitedMap, JobFuture, Mailbox, cancel_all
+from poolwatch.aio.jobs import AwaitedMap, JobFuture, Mailboxes, cancel_all, in_thread
 from poolwatch.imap_state import AsCompleted, InOrder
 from poolwatch.job import JobOptions
 from poolwatch.mapping import Mapper, default_chunksize
@@ -51,6 +50,9 @@ class AsyncCalls:
             TypeError: not callable.
             ValueError, PoolBroken: as :meth:`submit`.
             WorkerLostError: the worker died while it ran the job.
+            RuntimeError: the job raised what would act on the event loop or the task here:
+                ``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit``, ``StopIteration``,
+                ``StopAsyncIteration`` or ``asyncio.CancelledError``; it is the cause.
             Exception: what the job raised.
         """
         return await self.submit(func, *args, **kwargs)
@@ -76,6 +78,7 @@ class AsyncCalls:
         future: JobFuture[T] = JobFuture(loop=loop)
         options = core.plain_options() if self._options is None else self._options
         try:
+            options = core.with_surroundings(options)
             call = core.snapshot.encode(func, args, kwargs)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             future.set_exception(error)
@@ -84,22 +87,6 @@ class AsyncCalls:
         job = core.submit(name, call, options, self._pool, wait=False, part=watch)
         future._handle = ApplyResult(job, core.access)
         return future
-
-
-class Mailboxes:
-    """The mailboxes of one pool, by event loop."""
-
-    def __init__(self) -> None:
-        self._all: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = (
-            weakref.WeakKeyDictionary()
-        )
-
-    def of(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
-        """Return a loop's mailbox; called in that loop's thread."""
-        mailbox = self._all.get(loop)
-        if mailbox is None:
-            mailbox = self._all[loop] = Mailbox(loop)
-        return mailbox
 
 
 class AsyncPool(AsyncCalls):
@@ -236,7 +223,7 @@ class AsyncPool(AsyncCalls):
             raise
         if len(items) < _MANY:
             return result.get()
-        return await asyncio.to_thread(result.get)  # unpickling so many would hold up the loop
+        return await in_thread(result.get)  # unpickling so many would hold up the loop
 
     def imap(
         self,
@@ -287,6 +274,8 @@ class AsyncPool(AsyncCalls):
     async def join(self, timeout: float | None = None) -> None:
         """Wait until all jobs have ended and all workers have gone.
 
+        This waits in a thread of its own. Cancelled, it leaves the pool as it is.
+
         Args:
             timeout: seconds to wait; None to wait for ever.
 
@@ -294,7 +283,7 @@ class AsyncPool(AsyncCalls):
             ValueError: the pool is still open.
             TimeoutError: it is not finished after that time.
         """
-        await asyncio.to_thread(self._pool.join, timeout)
+        await in_thread(lambda: self._pool.join(timeout))
 
     async def aclose(self) -> None:
         """Close the pool, and wait for the end of all jobs and workers."""
@@ -303,7 +292,8 @@ class AsyncPool(AsyncCalls):
 
     async def terminate(self) -> None:
         """End everything at once; unfinished jobs end with ``Terminated``."""
-        await asyncio.to_thread(self._pool.terminate)
+        self._core.terminate()  # at once, even if no thread is to be had
+        await in_thread(self._pool.terminate)
 
     async def __aenter__(self) -> Self:
         self._core.check_open()

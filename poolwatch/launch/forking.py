@@ -112,6 +112,8 @@ class ForkLauncher(Launcher):
                     sock.close()
         except OSError as error:
             error_number = error.errno or 0
+        except RuntimeError:  # Python 3.12 forks no more once the interpreter ends
+            error_number = errno.EAGAIN
         for fd in fds:
             os.close(fd)
         self._forked.append(_Forked(order.token, channel, child, error_number))

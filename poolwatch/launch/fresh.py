@@ -62,7 +62,8 @@ def guardian_main(setup_fd: int, guardian_fd: int, zygote_fd: int) -> NoReturn:
     """Become the guardian of a pool whose workers start from a fresh interpreter."""
     preparation, rest = _read_setup(setup_fd)
     _adopt_tracker(preparation)
-    nursery = Nursery(preparation.owner_pid, WorkerSetup())
+    setup = WorkerSetup(pool=preparation.data["name"])
+    nursery = Nursery(preparation.owner_pid, setup)
     if preparation.fork_workers:
         nursery.setup = _load_setup(preparation, rest)
     else:

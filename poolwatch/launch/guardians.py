@@ -25,6 +25,15 @@ from poolwatch.transport import kernel
 from poolwatch.worker.main import WorkerSetup
 
 _EXECUTE_CHILD = subprocess.Popen._execute_child.__code__  # type: ignore[attr-defined]
+_MAKE_PIPES = (
+    subprocess.Popen.__init__.__code__,
+    subprocess.Popen._get_handles.__code__,  # type: ignore[attr-defined]
+)
+_PIPES = {  # by the argument that asks for them, the names of both ends
+    "stdin": ("p2cread", "p2cwrite"),
+    "stdout": ("c2pread", "c2pwrite"),
+    "stderr": ("errread", "errwrite"),
+}
 _FRAMES_OF_POPEN = 16  # more than it ever has on top of it
 
 
@@ -118,15 +127,18 @@ def _fork() -> int:
         pipes = _pipes_of_starting_programs()
         pid = os.fork()
     if pid == 0:
-        _close(pipes)
+        for fd, inode in pipes.items():
+            if _inode(fd) == inode:  # it may have been closed meanwhile, and be the user's by now
+                os.close(fd)
     return pid
 
 
-def _pipes_of_starting_programs() -> list[int]:
-    """Return the pipes through which ``subprocess.Popen`` in other threads hears of its child.
+def _pipes_of_starting_programs() -> dict[int, int | None]:
+    """Return the pipes that ``subprocess.Popen`` makes in other threads, with their inodes.
 
-    It waits for the end of that pipe. A process that is forked in the middle of it inherits the
-    pipe, and unless it lets go, ``Popen`` waits as long as that process lives.
+    It waits for the end of the one through which it hears of its child, and ``communicate()`` for
+    the end of the program's output. A process that is forked in the middle of it inherits them, and
+    unless it lets go, both wait as long as that process lives.
     """
     own = threading.get_ident()
     pipes = []
@@ -135,12 +147,26 @@ def _pipes_of_starting_programs() -> list[int]:
         for _ in range(_FRAMES_OF_POPEN):
             if frame is None:
                 break
-            if frame.f_code is _EXECUTE_CHILD:
-                pipe = frame.f_locals.get("errpipe_write")
-                if isinstance(pipe, int) and pipe >= 0:
-                    pipes.append(pipe)
+            pipes += _pipes_of(frame)
             frame = frame.f_back
-    return pipes
+    return {pipe: _inode(pipe) for pipe in pipes if isinstance(pipe, int) and pipe >= 0}
+
+
+def _pipes_of(frame: FrameType) -> list[object]:
+    if frame.f_code is _EXECUTE_CHILD:
+        return [frame.f_locals.get("errpipe_write")]
+    if frame.f_code in _MAKE_PIPES:
+        values = frame.f_locals
+        wanted = [ends for name, ends in _PIPES.items() if values.get(name) == subprocess.PIPE]
+        return [values.get(end) for ends in wanted for end in ends]
+    return []
+
+
+def _inode(fd: int) -> int | None:
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:
+        return None
 
 
 def _tracker_fd() -> int:

@@ -21,6 +21,7 @@ from poolwatch.launch.reaper import Reaper, wait_for_exit
 from poolwatch.transport import kernel, ledger
 from poolwatch.worker.main import WorkerEnds, WorkerSetup
 from poolwatch.worker.process import run_bootstrapped, serve_as_worker
+from poolwatch.worker.title import set_title
 
 _ZYGOTE_SECONDS = 0.3  # how long the guardian waits for the zygote's own cleaning up
 _WORKER_FDS = 4
@@ -292,6 +293,7 @@ def run_helper(
 
     def serve() -> NoReturn:
         signal.set_wakeup_fd(-1)
+        set_title(nursery.setup.pool, role.__name__.lower())
         gc.freeze()  # a collection in a worker must not write to what it shares with the others
         pid = os.getpid()
         helper = role(Channel(sock), nursery)

@@ -17,7 +17,8 @@ HEADER = struct.Struct("<QBBHIQQQ")
 """length of the payload, kind, flags, descriptors, spare, serial, and two numbers by kind."""
 
 # Parent to worker.
-JOB = 1  # number one: length of the function's own pickle at the front, see codec
+JOB = 1  # numbers: length of what is in front of the arguments (settings, the function's own
+# pickle, see calls), and the job's label: its id, and above LABEL_BITS how often it was lost before
 LEAVE = 2  # finish what was sent before this, then exit
 PING = 3  # answer: asked of a worker that has not touched what it was sent
 
@@ -25,7 +26,7 @@ PING = 3  # answer: asked of a worker that has not touched what it was sent
 READY = 10  # booted; the initializer has run; number one: the process id
 BOOT_FAILED = 11  # the initializer raised; the payload tells what
 ACCEPTED = 12  # the job begins: number one is the clock in ns
-RESULT = 13  # payload: pickled value; numbers: wall and CPU time in ns
+RESULT = 13  # payload: pickled value; numbers: wall time in ns, and CPU time, see usage
 FAILURE = 14  # payload: a failure, see codec; numbers as above
 DECODING_FAILED = 15  # the arguments did not unpickle; payload: a failure
 NOT_FOUND = 16  # the function or a class is unknown here: send it by value
@@ -34,6 +35,7 @@ LEAVING = 18  # the worker has done its share of jobs, or was told to, and takes
 PONG = 19
 PARTIAL = 20  # chunks of a map: outcomes of the next items; number one: how many
 BELL = 21  # there is something in the ring, see rings
+PEAK = 22  # before a result: number one is the job's own peak of memory in bytes
 
 # Flags.
 WANT_ACCEPT = 1  # job: write an ACCEPTED frame before it begins
@@ -42,6 +44,9 @@ BY_VALUE = 4  # job: already sent by value, NOT_FOUND would not help
 CHUNK = 8  # job: the payload is a function and a list of items, see worker.chunks
 LIMITED = 16  # chunk: time limits hold for each item
 PROMPT = 32  # chunk: somebody may wait for the first outcomes while the last items run
+SETTINGS = 64  # job: the payload begins with a section of settings, see settings
+
+LABEL_BITS = 48
 
 READ_BYTES = 120 * 1024  # below malloc's mmap threshold, so a read costs no page faults
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * array.array("i").itemsize)  # a frame owns one at most

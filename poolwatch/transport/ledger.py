@@ -56,7 +56,7 @@ SENT = 13  # serial of the job sent last, once its frame is in the stream
 RING = 14  # 1 when the worker may use the ring
 LOOK_NS = 15  # how long the worker may look for its next job before it goes to sleep
 
-PLACE = 17  # number of the worker's place in the pool
+PLACE = 17  # number of the worker's place in the pool, plus one
 PROCESSOR = 18  # one more than the number of the processor that it is pinned to; 0 for none
 
 # Written by both.

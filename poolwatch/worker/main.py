@@ -16,14 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import getpid
 from signal import SIGTERM
-from time import monotonic_ns, thread_time_ns
+from time import monotonic_ns, process_time_ns
 from typing import Any
 
-from poolwatch.transport import codec, frames, kernel, ledger
+from poolwatch.transport import codec, frames, kernel, ledger, settings, usage
 from poolwatch.transport.calls import Functions
 from poolwatch.transport.frames import Frame, FrameReader
 from poolwatch.transport.kernel import yield_processor
-from poolwatch.worker import chunks
+from poolwatch.transport.relay import RelayEnd
+from poolwatch.transport.settings import TravellingVariable
+from poolwatch.worker import chunks, current, relay, surroundings, title
 from poolwatch.worker.chunks import ChunkRunner
 from poolwatch.worker.memory import Resident
 from poolwatch.worker.outbox import Outbox
@@ -45,6 +47,9 @@ class WorkerSetup:
         on_process_exit: called in the worker as ``(pid, exitcode)`` when it leaves.
         max_memory_per_child: KiB of resident set, looked at after each job, above which the worker
             leaves; None for no bound.
+        contextvars: those whose values travel with each job.
+        pool: name of the pool.
+        relay: where log records go, or None.
         usage_memory: every job's own peak of memory is measured, also of the shortest.
     """
 
@@ -53,6 +58,9 @@ class WorkerSetup:
     maxtasksperchild: int | None = None
     on_process_exit: Callable[[int, int], object] | None = None
     max_memory_per_child: int | None = None
+    contextvars: tuple[TravellingVariable, ...] = ()
+    pool: str = "poolwatch"
+    relay: RelayEnd | None = None
     usage_memory: bool = False
 
 
@@ -69,9 +77,10 @@ class WorkerEnds:
 class Worker:
     """The state of this process while it serves its pool."""
 
-    def __init__(self, setup: WorkerSetup, ends: WorkerEnds) -> None:
+    def __init__(self, setup: WorkerSetup, ends: WorkerEnds, name: str) -> None:
         self._setup = setup
         self._ends = ends
+        self._name = name
         self._row = ledger.Row.map(ends.ledger_fd)
         os.close(ends.ledger_fd)
         self._fields = self._row.fields
@@ -79,10 +88,13 @@ class Worker:
         self._reader = FrameReader(ends.sock)
         self._outbox = Outbox(ends.sock, self._row)
         self._functions = Functions()
+        self._variables = [travelling.variable for travelling in setup.contextvars]
         self._chunks = ChunkRunner(self._outbox, self._fields, self._orders, self._leave_if_forked)
         self._pid = getpid()
         self._done = 0
-        self._cpu = 0
+        self._cpu = 0  # ns of processor time when the last job had ended
+        self._system = 0  # of which in the kernel, when that was looked at last
+        self._divide_at = 0  # when it is looked at again
         self._last = 0  # serial of the job that has come last
         self._patience = 1
 
@@ -97,15 +109,24 @@ class Worker:
         kernel.become_subreaper()
         kernel.register_membarrier()
         _reseed()
+        title.set_title(self._setup.pool, self._name)
+        if self._setup.relay is not None:
+            relay.install(self._setup.relay)
+        current.enter(
+            self, self._name, self._setup.pool, self._fields, Worker._run_job, Worker._outcome
+        )
         if self._initialize():
             self._fields[ledger.PHASE] = ledger.IDLE
             self._outbox.send_through_stream(frames.READY, b"", 0, self._pid)
-            self._cpu = thread_time_ns()
+            self._cpu = process_time_ns()
+            self._system = usage.system_ns()
+            self._divide_at = monotonic_ns() + usage.SPLIT_NS
             self._loop()
         self._leave()
 
     def _forget_pool(self) -> None:
         """In a process that a job forks: the stream is not its own, nor are our signals."""
+        current.leave()
         self._orders.uninstall()
         self._orders.unblock()
         self._outbox.forget()
@@ -163,14 +184,14 @@ class Worker:
         self._patience = min(self._patience + 1, _MOST_PATIENCE)
 
     def _run_job(self, frame: Frame) -> None:
-        _, flags, serial, split, _, payload, fd = frame
+        _, flags, serial, split, label, payload, fd = frame  # noqa: RUF059  (label: see current)
         fields = self._fields
         self._last = serial
         if serial <= fields[ledger.VOID]:
             _drop(fd)
             return
         started = monotonic_ns()
-        if flags & frames.CHUNK:
+        if flags and flags & frames.CHUNK:
             fields[ledger.ITEM] = ledger.NO_ITEM
             fields[ledger.CHUNK_AT] = started
         fields[ledger.STARTED_AT] = started
@@ -181,25 +202,35 @@ class Worker:
             fields[ledger.PHASE] = ledger.IDLE
             self._outbox.send(frames.DROPPED, b"", serial)
             return
-        if flags & frames.WANT_ACCEPT:
+        if flags and flags & frames.WANT_ACCEPT:
             self._outbox.send(frames.ACCEPTED, b"", serial, started)
         kind, outcome = self._outcome(flags, serial, payload[:split], payload[split:], fd)
         self._leave_if_forked()
         _flush_stdout()
-        cpu, self._cpu = self._cpu, thread_time_ns()
+        before, self._cpu = self._cpu, process_time_ns()
         fields[ledger.PHASE] = ledger.SENDING
-        wall = monotonic_ns() - started
-        self._outbox.send(kind, outcome, serial, wall, self._cpu - cpu)
+        ended = monotonic_ns()
+        cpu, wall = self._cpu - before, ended - started
+        if ended > self._divide_at:
+            cpu = self._divided(cpu, ended)
+        self._outbox.send(kind, outcome, serial, wall, cpu)
         fields[ledger.FINISHED] = serial
         fields[ledger.PHASE] = ledger.IDLE
         self._done += 1
         if wall < _SHORT_NS and self._patience <= 0:
             self._patience += 1  # after some short jobs it is worth another look
 
+    def _divided(self, cpu: int, now: int) -> int:
+        before, self._system = self._system, usage.system_ns()
+        self._divide_at = now + usage.SPLIT_NS
+        return usage.divided(cpu, self._system - before)
+
     def _outcome(
         self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
     ) -> tuple[int, codec.Payload]:
         """Run one job; return the kind of frame and the payload that tell how it went."""
+        if flags and flags & frames.SETTINGS:
+            return self._outcome_in_surroundings(flags, serial, head, payload, fd)
         try:
             call = self._functions.decode(head, payload, fd, bool(flags & frames.BULK))
             func, args, kwds = call
@@ -209,7 +240,7 @@ class Worker:
                 return frames.NOT_FOUND, b""
             return frames.DECODING_FAILED, codec.encode_failure(error)
         try:
-            if flags & frames.CHUNK:
+            if flags and flags & frames.CHUNK:
                 return frames.RESULT, self._chunks.run(func, args, kwds, serial, flags)
             value = self._call(func, args, kwds, serial)
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
@@ -223,6 +254,25 @@ class Worker:
             return frames.RESULT, codec.encode(value)
         except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             return frames.FAILURE, chunks.failure_of(value)
+
+    def _outcome_in_surroundings(
+        self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
+    ) -> tuple[int, codec.Payload]:
+        section, head = settings.split(head)
+        begun = False
+
+        def run() -> tuple[int, codec.Payload]:
+            nonlocal begun
+            begun = True
+            return self._outcome(flags & ~frames.SETTINGS, serial, head, payload, fd)
+
+        try:
+            return surroundings.run_in(section, self._variables, run)
+        except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
+            if not begun:
+                _drop(fd)
+            error.__traceback__ = None  # nothing of the user's own is in it
+            return frames.FAILURE, codec.encode_failure(error)
 
     def _leave_if_forked(self) -> None:
         """A job forked, and its child has come back here: this is not the worker."""
@@ -247,6 +297,40 @@ class Worker:
         self._outbox.send_through_stream(frames.LEAVING, b"", 0)
         if self._setup.on_process_exit is not None:
             self._setup.on_process_exit(self._pid, 0)
+
+
+class MeasuringWorker(Worker):
+    """A worker that measures every job's own peak of memory."""
+
+    def __init__(self, setup: WorkerSetup, ends: WorkerEnds, name: str) -> None:
+        super().__init__(setup, ends, name)
+        self._memory: usage.PeakMemory | None = None
+
+    def _initialize(self) -> bool:
+        try:
+            self._memory = usage.PeakMemory()
+        except OSError:
+            pass  # not to be had here: results say None
+        return super()._initialize()
+
+    def _outcome(
+        self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
+    ) -> tuple[int, codec.Payload]:
+        memory = self._memory
+        # With settings, the base class calls this method again for what comes behind them.
+        if memory is None or flags & frames.SETTINGS or not memory.reset():
+            return super()._outcome(flags, serial, head, payload, fd)
+        outcome = super()._outcome(flags, serial, head, payload, fd)
+        self._leave_if_forked()
+        if outcome[0] != frames.NOT_FOUND:
+            self._outbox.send(frames.PEAK, b"", serial, memory.read())
+        return outcome
+
+
+def worker_for(setup: WorkerSetup, ends: WorkerEnds, name: str) -> Worker:
+    """Return the worker that a pool wants, ready to serve."""
+    kind = MeasuringWorker if setup.usage_memory else Worker
+    return kind(setup, ends, name)
 
 
 def _drop(fd: int | None) -> None:

@@ -1,90 +1,38 @@
-"""A program that defines functions anew around restarts: no worker may run an outdated one."""
+"""A function of __main__ and one of a module, both redefined after the pool was made."""
 
-from __future__ import annotations
+import functools
+import importlib
+import sys
+import tempfile
+from pathlib import Path
 
-import time
-from collections.abc import Callable
+import work
 
 from poolwatch import Pool
 
 
 def answer() -> str:
-    return "first"
-
-
-def calls_answer() -> str:
-    return answer()
-
-
-first = answer
-
-
-def wait_until_restarted(pool: Pool, old: set[int]) -> None:
-    deadline = time.monotonic() + 10
-    while {worker.pid for worker in pool.workers} & old or len(pool.workers) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def wait_until_by_name(pool: Pool, func: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 10
-    while pool._core.snapshot.encode(func, (), {}).by_value:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def pids(pool: Pool) -> set[int]:
-    return {worker.pid for worker in pool.workers}
+    return "old"
 
 
 if __name__ == "__main__":
-    with Pool(2) as pool:
-        assert pool.apply(calls_answer) == "first"
+    sys.dont_write_bytecode = True
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "reloaded_module.py")
+        file.write_text("def answer():\n    return 'module old'\n")
+        sys.path.insert(0, directory)
+        module = importlib.import_module("reloaded_module")
+        with Pool(1) as pool:
+            print(pool.apply(answer))
 
-        # Defined after the fork and before the new workers are up.
-        old = pids(pool)
-        pool.restart()
+            def answer() -> str:
+                return "new"
 
-        def answer() -> str:
-            return "second"
-
-        for _ in range(200):
-            assert pool.apply(answer) == "second"
-            assert pool.apply(calls_answer) == "second"
-        wait_until_restarted(pool, old)
-        for _ in range(50):
-            assert pool.apply(answer) == "second"
-            assert pool.apply(calls_answer) == "second"
-
-        # What the new workers have been made with is taken back at once; the old ones know it.
-        old = pids(pool)
-        pool.restart()
-        wait_until_restarted(pool, old)
-        wait_until_by_name(pool, answer)
-        old = pids(pool)
-        second = answer
-
-        def answer() -> str:
-            return "third"
-
-        pool.restart()
-        answer = second
-        for _ in range(300):
-            assert pool.apply(answer) == "second"
-            assert pool.apply(calls_answer) == "second"
-        wait_until_restarted(pool, old)
-        for _ in range(50):
-            assert pool.apply(answer) == "second"
-
-        # As it was in the beginning: the present workers know another.
-        answer = first
-        assert pool.apply(answer) == "first"
-        assert pool.apply(calls_answer) == "first"
-
-        # And by name again, once workers have been made with it.
-        old = pids(pool)
-        pool.restart()
-        wait_until_restarted(pool, old)
-        wait_until_by_name(pool, answer)
-        assert pool.apply(answer) == "first"
-    print("done")
+            print(pool.apply(answer))
+            print(pool.apply(module.answer))
+            file.write_text("def answer():\n    return 'module new'\n")
+            importlib.invalidate_caches()
+            importlib.reload(module)
+            print(pool.apply(module.answer))
+            print(pool.apply(functools.partial(module.answer)))
+            print(pool.apply(work.call, (module.answer,)))
