@@ -30,12 +30,20 @@ from helpers import (
     bounded,
     eventually,
     lines,
+    one_batch,
     run_script,
     script_environment,
     worker_pids,
 )
 
-from poolwatch import BootError, ProcessPoolExecutor, Terminated, WorkerLostError, events
+from poolwatch import (
+    BootError,
+    JobState,
+    ProcessPoolExecutor,
+    Terminated,
+    WorkerLostError,
+    events,
+)
 
 pytestmark = pytest.mark.timeout(60)
 NO_SUCH_TESTS = 77  # of stdlib/run_executor_tests.py
@@ -88,7 +96,7 @@ def test_buffered_map_that_is_dropped_reads_no_more(make_executor: Any, stage: S
     assert stage.heard() == "1"
     del results
     stage.let_go(2)
-    bounded(executor.shutdown)
+    eventually(lambda: not executor._jobs())
     assert next(taken) <= 4
 
 
@@ -239,11 +247,11 @@ def test_future_leaves_no_cycle(make_executor: Any, job: Any) -> None:
 def test_many_futures_are_cancelled_at_once(make_executor: Any, stage: Stage) -> None:
     """All but the one that runs, also those that were sent to the worker ahead."""
     executor = make_executor()
-    for future in [executor.submit(work.square, n) for n in range(300)]:
-        future.result(DEADLINE)  # short jobs: many are sent ahead
-    running = executor.submit(work.ring_and_wait, stage.bell, stage.gate)
+    with one_batch(executor._pool):
+        running = executor.submit(work.ring_and_wait, stage.bell, stage.gate)
+        futures = [executor.submit(work.ring, stage.bell) for _ in range(3000)]
     stage.heard()
-    futures = [executor.submit(work.ring, stage.bell) for _ in range(3000)]
+    assert any(future._job.state is JobState.SENT for future in futures)
     executor.shutdown(wait=False, cancel_futures=True)
     assert not cf.wait(futures, DEADLINE).not_done
     assert all(future.cancelled() for future in futures)

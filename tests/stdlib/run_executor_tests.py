@@ -216,9 +216,10 @@ def cases(found: list[types.ModuleType]) -> Iterator[unittest.TestCase]:
     for module in found:
         for suite in unittest.defaultTestLoader.loadTestsFromModule(module):
             for case in suite:
+                if not type(case).__name__.startswith(("ProcessPoolFork", "ProcessPoolSpawn")):
+                    continue  # not with processes, or not a test but what could not be loaded
                 name = type(case).__name__, case._testMethodName
-                is_ours = name[0].startswith(("ProcessPoolFork", "ProcessPoolSpawn"))
-                if is_ours and name not in seen:
+                if name not in seen:
                     seen.add(name)
                     yield case
 
