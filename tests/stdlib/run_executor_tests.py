@@ -17,7 +17,6 @@ import argparse
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
-import gc
 import importlib
 import os
 import pickle
@@ -25,6 +24,8 @@ import pkgutil
 import select
 import signal
 import sys
+import threading
+import time
 import types
 import unittest
 from collections.abc import Iterator
@@ -159,6 +160,14 @@ def unlogged(self: Any, text: str) -> Iterator[None]:
     yield
 
 
+def no_threads_left(*before: object) -> None:
+    """In the place of a count of thread objects, which waits for garbage as well."""
+    deadline = time.monotonic() + 10
+    while left := [t for t in threading.enumerate() if t.name.startswith("poolwatch")]:
+        assert time.monotonic() < deadline, f"threads are left: {left}"
+        left[0].join(0.1)
+
+
 def modules() -> list[types.ModuleType]:
     """The modules of the tests: one up to Python 3.11, a package of several from then on."""
     package = importlib.import_module("test.test_concurrent_futures")
@@ -171,6 +180,9 @@ def modules() -> list[types.ModuleType]:
 
 def use_ours(found: list[types.ModuleType]) -> None:
     """Have the tests use the executor under test, wherever they take theirs from."""
+    from test.support import threading_helper
+
+    threading_helper.threading_cleanup = no_threads_left
     for module in found:
         names = vars(module)
         for value in list(names.values()):
@@ -228,7 +240,6 @@ class Result(unittest.TextTestResult):
     """Bounds each test."""
 
     def startTest(self, test: unittest.TestCase) -> None:  # noqa: N802
-        gc.collect()  # or the tests' own look for threads waits for garbage of the test before
         super().startTest(test)
         self._deadline = deadline(test)
         self._deadline.__enter__()
