@@ -12,13 +12,23 @@ import pytest
 from helpers import DEADLINE, bounded
 
 
+@pytest.mark.parametrize("capture_output", [False, True])
 @pytest.mark.every_start_method("spawn", "forkserver")
-def test_popen_in_another_thread_does_not_wait_for_the_pool(make_pool: Any) -> None:
+def test_popen_in_another_thread_does_not_wait_for_the_pool(
+    make_pool: Any, capture_output: bool
+) -> None:
     """A process that is forked while another thread starts a program keeps none of its pipes."""
     started, made = threading.Event(), threading.Event()
 
     def start() -> None:
-        subprocess.run(["true"], check=True, env={"PATH": os.environ["PATH"]})
+        subprocess.run(
+            ["cat"],
+            check=True,
+            env={"PATH": os.environ["PATH"]},
+            input=b"" if capture_output else None,
+            stdin=None if capture_output else subprocess.DEVNULL,
+            capture_output=capture_output,
+        )
 
     popen = threading.Thread(target=start, daemon=True)
     with mock.patch("os.fsencode", side_effect=in_the_middle_of(os.fsencode, popen, started, made)):

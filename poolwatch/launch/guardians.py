@@ -180,12 +180,25 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
+class InheritedFd:
+    """How multiprocessing's reducers name a descriptor that the child has under its number."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def detach(self) -> int:
+        """Return the descriptor; called in the child."""
+        return self.fd
+
+
 class FreshStart:
     """Starts guardians in a fresh interpreter, for ``spawn`` and ``forkserver``.
 
     The setup is pickled once, with multiprocessing's rules for starting a process: locks and
     queues among ``initargs`` reach the workers.
     """
+
+    DupFd = InheritedFd
 
     def __init__(self, setup: WorkerSetup, name: str, method: str) -> None:
         self.inherited: list[int] = []
