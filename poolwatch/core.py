@@ -104,7 +104,7 @@ class Core:
         self.supervisor.sizing.on_renewed = self._renew_snapshot
         self.dispatcher = self.supervisor.dispatcher
         self.access = Access(self.supervisor.orders, self.supervisor.assist)
-        self._stopped = threading.Event()
+        self._stopped = Latch()
         self.hired = Latch()  # the first workers have been asked for
         self._number = next(_core_numbers)
         _cores[self._number] = weakref.ref(self)
