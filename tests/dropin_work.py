@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from work import ring, wait_at
+from helpers import DEADLINE
+from work import ring
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,12 +49,12 @@ def two_then_error() -> Iterator[int]:
 class PicklesSlowly:
     """An argument in whose pickling the submitter stays."""
 
-    def __init__(self, bell: str, gate: str) -> None:
-        self.way = bell, gate
+    def __init__(self, bell: str) -> None:
+        self.bell = bell
 
     def __reduce__(self) -> Any:
-        ring(self.way[0], "pickling")
-        wait_at(self.way[1])
+        ring(self.bell, "pickling")
+        threading.Event().wait(DEADLINE)
         return os.getpid, ()
 
 

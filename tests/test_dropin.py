@@ -436,7 +436,7 @@ def test_ctrl_c_reaches_the_main_thread_in_a_submission(make_pool: Any, stage: S
     pid = only_worker(pool)
     thread = interrupt_when(lambda: stage.heard() == "pickling")
     with pytest.raises(KeyboardInterrupt):
-        pool.apply_async(work.echo, (dropin_work.PicklesSlowly(stage.bell, stage.gate),))
+        pool.apply_async(work.echo, (dropin_work.PicklesSlowly(stage.bell),))
     thread.join(DEADLINE)
     assert only_worker(pool) == pid
     assert not pool._cache
