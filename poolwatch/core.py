@@ -241,11 +241,12 @@ class Core:
     def unfinished_jobs(self, owner: object) -> list[Job]:
         """Return the jobs that go to one owner (see ``chunks.Part``) and have not ended."""
         with self.dispatcher.lock:
-            return [
-                job
-                for job in self._jobs()
-                if job.chunk is not None and job.chunk.owner is owner and not job.state.final
-            ]
+            jobs = self._jobs()
+        return [
+            job
+            for job in jobs
+            if job.chunk is not None and job.chunk.owner is owner and not job.state.final
+        ]
 
     def _jobs(self) -> list[Job]:
         """Return all jobs that may not have ended, in no special order. The lock is held."""
@@ -259,10 +260,11 @@ class Core:
     def unfinished(self) -> dict[int, str]:
         """Return number and name of each job that has not ended; 0 stands for callbacks to come."""
         with self.dispatcher.lock:
-            names = {job.id: job.name for job in self._jobs() if not job.state.final}
-            if self._delivery.pending:
-                names[0] = "callbacks"
-            return names
+            return self._unfinished()
+
+    def _unfinished(self) -> dict[int, str]:
+        names = {job.id: job.name for job in self._jobs() if not job.state.final}
+        return {**names, 0: "callbacks"} if self._delivery.pending else names
 
     def handle_of(self, job: Job) -> ApplyResult[Any]:
         """Return a handle of a job."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import fcntl
 import functools
+import gc
 import inspect
 import multiprocessing
 import multiprocessing.pool
@@ -16,14 +17,14 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dropin_work
 import pytest
 import work
-from helpers import DEADLINE, Stage, bounded, eventually, only_worker
+from helpers import DEADLINE, ProcessWatch, Stage, bounded, eventually, only_worker
 
 import poolwatch
 from poolwatch import Pool
@@ -515,17 +516,11 @@ def test_descriptors_and_lengths_fit_a_frame() -> None:
 # -- the end ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _no_hooks() -> Iterator[None]:
-    before = sys.unraisablehook
-    yield
-    sys.unraisablehook = before
-
-
-@pytest.mark.usefixtures("_no_hooks")
-def test_open_pool_that_is_collected_warns_in_the_same_words(make_pool: Any) -> None:
+def test_open_pool_that_is_collected_warns_in_the_same_words(nothing_left_over: Any) -> None:
     """A filter that a program has for multiprocessing's ResourceWarning works here too."""
     pool = Pool(1)
-    pool.apply(work.square, (3,))
-    with pytest.warns(ResourceWarning, match="^unclosed running multiprocessing pool"):
-        del pool
+    with ProcessWatch([pool.apply(os.getpid)]) as watch:
+        with pytest.warns(ResourceWarning, match="^unclosed running multiprocessing pool"):
+            del pool
+            gc.collect()
+        watch.assert_gone()
