@@ -158,16 +158,19 @@ class Assist:
 
     def _take_each(self, workers: list[WorkerProcess]) -> bool:
         try:
-            simple = True
-            for worker in workers:
-                if worker.state is not WorkerState.DEAD and worker.ring.has_data():
-                    simple &= self._intake.take_simple(worker)
-                    self._dispatcher.refill(worker)
-            return simple
+            return self._take_unguarded(workers)
         except BaseException:
             job = self._intake.current
             self._loop.call_soon(lambda: self._repair(job))
             raise
+
+    def _take_unguarded(self, workers: list[WorkerProcess]) -> bool:
+        simple = True
+        for worker in workers:
+            if worker.state is not WorkerState.DEAD and worker.ring.has_data():
+                simple &= self._intake.take_simple(worker)
+                self._dispatcher.refill(worker)
+        return simple
 
     def take_some(self) -> None:
         """Take in what is there, in the middle of many submissions. The lock is held."""
@@ -212,11 +215,14 @@ class Assist:
         """Have the supervisor woken again when something comes."""
         with self._dispatcher.lock:
             self._dispatcher.tended = False
-            armed = [worker for worker in workers if worker.jobs]
-            for worker in armed:
-                if worker.state is not WorkerState.DEAD:
-                    worker.fields[ledger.BELL] = 1
-            if armed:
-                kernel.membarrier()
-                if any(worker.ring.has_data() for worker in armed):
-                    self._loop.call_soon(lambda: self._intake.take_rings(armed))
+            self._arm(workers)
+
+    def _arm(self, workers: list[WorkerProcess]) -> None:
+        armed = [worker for worker in workers if worker.jobs]
+        for worker in armed:
+            if worker.state is not WorkerState.DEAD:
+                worker.fields[ledger.BELL] = 1
+        if armed:
+            kernel.membarrier()
+            if any(worker.ring.has_data() for worker in armed):
+                self._loop.call_soon(lambda: self._intake.take_rings(armed))

@@ -126,7 +126,7 @@ class Core:
         self.supervisor.hooks.handle_of = self.handle_of
         self.dispatcher = self.supervisor.dispatcher
         self.access = Access(self.supervisor.orders, self.supervisor.assist)
-        self._stopped = threading.Event()
+        self._stopped = Latch()
         self.hired = Latch()  # the first workers have been asked for
         self._number = next(_core_numbers)
         _cores[self._number] = weakref.ref(self)
@@ -277,11 +277,12 @@ class Core:
         """Return the jobs that go to these owners (see ``chunks.Part``) and have not ended."""
         wanted = {id(owner) for owner in owners}
         with self.dispatcher.lock:
-            return [
-                job
-                for job in self._jobs()
-                if job.chunk is not None and id(job.chunk.owner) in wanted and not job.state.final
-            ]
+            jobs = self._jobs()
+        return [
+            job
+            for job in jobs
+            if job.chunk is not None and id(job.chunk.owner) in wanted and not job.state.final
+        ]
 
     def _jobs(self) -> list[Job]:
         """Return all jobs that may not have ended, in no special order. The lock is held."""
@@ -295,10 +296,11 @@ class Core:
     def unfinished(self) -> dict[int, str]:
         """Return number and name of each job that has not ended; 0 stands for callbacks to come."""
         with self.dispatcher.lock:
-            names = {job.id: job.name for job in self._jobs() if not job.state.final}
-            if self._delivery.pending:
-                names[0] = "callbacks"
-            return names
+            return self._unfinished()
+
+    def _unfinished(self) -> dict[int, str]:
+        names = {job.id: job.name for job in self._jobs() if not job.state.final}
+        return {**names, 0: "callbacks"} if self._delivery.pending else names
 
     def handle_of(self, job: Job) -> ApplyResult[Any]:
         """Return a handle of a job."""

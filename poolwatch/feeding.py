@@ -226,14 +226,17 @@ class Feed:
                 return  # a signal handler has interrupted this very function, or a thread reads
             self._inside = True
             try:
-                self._complete()
-                while not self._ended and (count := self._next_count()) and self._feed_some(count):
-                    pass
-                self.core.dispatcher.top_up()
-                if not self._ended:
-                    self._set_refill()
+                self._fill_up()
             finally:
                 self._inside = False
+
+    def _fill_up(self) -> None:
+        self._complete()
+        while not self._ended and (count := self._next_count()) and self._feed_some(count):
+            pass
+        self.core.dispatcher.top_up()
+        if not self._ended:
+            self._set_refill()
 
     def _run(self) -> None:
         """Read in a thread of its own, to the end."""

@@ -13,7 +13,9 @@ Two things may be interrupted by a signal handler that raises (Ctrl-C):
 
 Python runs signal handlers after calls, at the beginning of a function and at the end of a loop's
 round, not between two plain statements. Where statements belong together here ("together"), there
-is no call between them, and for the same reason no other thread comes in between.
+is no call between them, and for the same reason no other thread comes in between. From Python 3.12
+on, the end of a round may be outside of the ``with`` that the loop is in, which would not let go of
+its lock then: so loops under a lock have functions of their own.
 """
 
 from __future__ import annotations
@@ -273,22 +275,25 @@ class InOrder(IMapState):
     def take(self, thread: int) -> bool:
         """See :meth:`IMapState.take`."""
         with self._taking:
-            while not self._take_loaded(thread):
-                start = self._next
-                piece = self._pieces.get(start)
-                if piece is None:
-                    return self._take_error(thread)
-                if piece.alone:
-                    self.handed[thread] = piece  # these four together
-                    self.delivered += 1
-                    self._next = start + 1
-                    del self._pieces[start]
-                    return True
-                loaded = _load(piece)
-                self._loaded = loaded  # these three together
-                self._next = start + piece.length
+            return self._take_next(thread)
+
+    def _take_next(self, thread: int) -> bool:
+        while not self._take_loaded(thread):
+            start = self._next
+            piece = self._pieces.get(start)
+            if piece is None:
+                return self._take_error(thread)
+            if piece.alone:
+                self.handed[thread] = piece  # these four together
+                self.delivered += 1
+                self._next = start + 1
                 del self._pieces[start]
-            return True
+                return True
+            loaded = _load(piece)
+            self._loaded = loaded  # these three together
+            self._next = start + piece.length
+            del self._pieces[start]
+        return True
 
     def forget(self) -> None:
         """See :meth:`IMapState.forget`."""
@@ -326,21 +331,24 @@ class AsCompleted(IMapState):
     def take(self, thread: int) -> bool:
         """See :meth:`IMapState.take`."""
         with self._taking:
-            while not self._take_loaded(thread):
-                if not self._pieces:
-                    return self._take_error(thread)
-                piece = self._pieces[0]
-                if not piece.alone:
-                    self._load_first(piece)
-                elif piece.start in self._outstanding:
-                    self.handed[thread] = piece  # these four together
-                    self.delivered += 1
-                    del self._outstanding[piece.start]
-                    del self._pieces[0]
-                    return True
-                else:
-                    del self._pieces[0]
-            return True
+            return self._take_next(thread)
+
+    def _take_next(self, thread: int) -> bool:
+        while not self._take_loaded(thread):
+            if not self._pieces:
+                return self._take_error(thread)
+            piece = self._pieces[0]
+            if not piece.alone:
+                self._load_first(piece)
+            elif piece.start in self._outstanding:
+                self.handed[thread] = piece  # these four together
+                self.delivered += 1
+                del self._outstanding[piece.start]
+                del self._pieces[0]
+                return True
+            else:
+                del self._pieces[0]
+        return True
 
     def _load_first(self, piece: Piece) -> None:
         """Unpickle items that travelled together, unless they have come twice."""

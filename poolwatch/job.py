@@ -209,6 +209,15 @@ _DECODING_MASK = 63
 _decoding_locks = tuple(threading.RLock() for _ in range(_DECODING_MASK + 1))
 
 
+def release_all(waiters: list[Waiter]) -> None:
+    """Release each waiter, and take it out; the lock that guards them is held."""
+    while waiters:
+        waiter = waiters[-1]
+        if waiter.locked():
+            waiter.release()
+        waiters.pop()
+
+
 class Waiter(Protocol):
     """What is released when a job has ended: a lock, or something like one."""
 
@@ -370,11 +379,7 @@ class Job:
         if self._waiters is not None:
             # Two threads may end a job, and one may do it twice: each waiter is released once.
             with _waiters_lock:
-                while self._waiters:
-                    waiter = self._waiters[-1]
-                    if waiter.locked():
-                        waiter.release()
-                    self._waiters.pop()
+                release_all(self._waiters)
 
     def is_ready(self) -> bool:
         """Return True when the outcome is there for everybody, and callbacks have run."""

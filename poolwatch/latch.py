@@ -10,7 +10,7 @@ import os
 import threading
 from _thread import allocate_lock
 
-from poolwatch.job import Waiter
+from poolwatch.job import Waiter, release_all
 
 _lock = threading.RLock()  # of all latches; held for a list operation only
 
@@ -33,11 +33,7 @@ class Latch:
         self._is_set = True
         # Whoever is added from now on sees that after having been added.
         with _lock:
-            while self._waiters:
-                waiter = self._waiters[-1]
-                if waiter.locked():
-                    waiter.release()
-                self._waiters.pop()
+            release_all(self._waiters)
 
     def add_waiter(self, waiter: Waiter) -> None:
         """Have something released when it is set, at once if it is; see ``Job.add_waiter``."""

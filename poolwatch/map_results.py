@@ -127,14 +127,17 @@ class MapResult(Generic[T]):
 
     def _unpickle(self) -> None:
         with self._lock:
-            pieces = self._pieces
-            while pieces:
-                piece = pieces[-1]
-                if piece.alone:
-                    self._unpickle_item(piece)
-                else:
-                    self._unpickle_piece(piece)
-                pieces.pop()  # not when Ctrl-C came in between: then once more
+            self._unpickle_all()
+
+    def _unpickle_all(self) -> None:
+        pieces = self._pieces
+        while pieces:
+            piece = pieces[-1]
+            if piece.alone:
+                self._unpickle_item(piece)
+            else:
+                self._unpickle_piece(piece)
+            pieces.pop()  # not when Ctrl-C came in between: then once more
 
     def _unpickle_item(self, piece: Piece) -> None:
         succeeded, value = piece.result()

@@ -115,31 +115,34 @@ class Orders:
     def flush(self) -> int:
         """End what has not begun; return how many jobs. Nobody is called back."""
         self.check_owner()
+        with self._dispatcher.lock:
+            return self._drop_all()
+
+    def _drop_all(self) -> int:
         dispatcher = self._dispatcher
-        with dispatcher.lock:
-            dispatcher.take_arrivals()
-            for worker in dispatcher.holding():
-                dispatcher.put_back(dispatcher.recall(worker))
-            dropped = 0
-            for job in [*dispatcher.backlog, *self._aside.jobs]:
-                if job.state is JobState.PENDING and not job.attempts:
-                    job.silence()
-                    job.terminated = job.cancelled = True
-                    self._end_on_purpose(job, None)
-                    dropped += 1
-            dispatcher.refill_idle()
-            return dropped
+        dispatcher.take_arrivals()
+        for worker in dispatcher.holding():
+            dispatcher.put_back(dispatcher.recall(worker))
+        dropped = 0
+        for job in [*dispatcher.backlog, *self._aside.jobs]:
+            if job.state is JobState.PENDING and not job.attempts:
+                job.silence()
+                job.terminated = job.cancelled = True
+                self._end_on_purpose(job, None)
+                dropped += 1
+        dispatcher.refill_idle()
+        return dropped
 
     def terminate_worker_job(self, pid: int, signum: int) -> bool:
         """End the job that the worker with this process id runs; False when it runs none."""
         self.check_owner()
         with self._dispatcher.lock:
-            jobs = [
-                worker.running()
-                for worker in list(self._crew.workers.values())
-                if worker.pid == pid
-            ]
+            jobs = self._running_in(pid)
         return any(job is not None and self.terminate(job, signum) for job in jobs)
+
+    def _running_in(self, pid: int) -> list[Job | None]:
+        workers = list(self._crew.workers.values())
+        return [worker.running() for worker in workers if worker.pid == pid]
 
     def check_owner(self) -> None:
         """Raise RuntimeError in a forked child, where nothing of the pool moves."""

@@ -88,11 +88,9 @@ class PoolInsides:
         core.check_owner()
         core.hired.wait(core.options.boot_timeout)
         with core.dispatcher.lock:
-            return [
-                PoolMember(worker, core)
-                for worker in core.supervisor.crew.workers.values()
-                if worker.state in (WorkerState.BOOTING, WorkerState.UP)
-            ]
+            workers = list(core.supervisor.crew.workers.values())
+        working = (WorkerState.BOOTING, WorkerState.UP)
+        return [PoolMember(worker, core) for worker in workers if worker.state in working]
 
     @property
     def _state(self) -> str:
