@@ -8,6 +8,7 @@ from poolwatch import events
 from poolwatch._version import __version__
 from poolwatch.completion import as_completed, wait
 from poolwatch.einfo import ExceptionInfo
+from poolwatch.evidence.stacks import WorkerStack
 from poolwatch.exceptions import (
     BootError,
     JobCancelled,
@@ -29,9 +30,10 @@ from poolwatch.exceptions import (
 )
 from poolwatch.executor import ProcessPoolExecutor
 from poolwatch.futures import Future
+from poolwatch.health import Health
 from poolwatch.imap_results import IMapIterator, IMapUnorderedIterator
 from poolwatch.job import Job, JobState, Usage
-from poolwatch.loss import Postmortem, human_status
+from poolwatch.loss import OomEvidence, Postmortem, human_status
 from poolwatch.map_results import MapResult
 from poolwatch.policies import (
     ByCause,
@@ -45,6 +47,7 @@ from poolwatch.policies import (
 )
 from poolwatch.pool import Pool
 from poolwatch.results import ApplyResult, AsyncResult
+from poolwatch.tally import Histogram, PoolStats
 from poolwatch.worker.current import CurrentJob, current_job, worker_id
 from poolwatch.workers import WorkerInfo
 
@@ -59,6 +62,8 @@ __all__ = [
     "FailFast",
     "Future",
     "GracePeriod",
+    "Health",
+    "Histogram",
     "IMapIterator",
     "IMapUnorderedIterator",
     "Job",
@@ -69,11 +74,13 @@ __all__ = [
     "MapResult",
     "MaybeEncodingError",
     "MemoryLimitExceeded",
+    "OomEvidence",
     "OutOfMemory",
     "PoisonJobError",
     "Pool",
     "PoolBroken",
     "PoolFull",
+    "PoolStats",
     "PoolwatchError",
     "Postmortem",
     "ProcessPoolExecutor",
@@ -89,6 +96,7 @@ __all__ = [
     "Usage",
     "WorkerInfo",
     "WorkerLostError",
+    "WorkerStack",
     "__version__",
     "as_completed",
     "current_job",

@@ -20,8 +20,8 @@ import math
 from collections.abc import Callable
 from time import monotonic_ns
 
+from poolwatch.bus import Bus
 from poolwatch.dispatcher import Dispatcher
-from poolwatch.events import Bus
 from poolwatch.intake import Intake
 from poolwatch.job import Job
 from poolwatch.loop import EventLoop
@@ -76,7 +76,7 @@ class Assist:
         """
         if self.foreign or (timeout != 0 and self._dispatcher.is_held_here()):
             self.check_may_wait()
-        if self._dispatcher.average > _SHORT_NS or self._bus.listening or not self._is_patient():
+        if self._dispatcher.average > _SHORT_NS or self._bus.follows_jobs or not self._is_patient():
             return timeout
         begun = monotonic_ns()
         workers: list[WorkerProcess] = []
@@ -174,7 +174,7 @@ class Assist:
 
     def take_some(self) -> None:
         """Take in what is there, in the middle of many submissions. The lock is held."""
-        if self._bus.listening:
+        if self._bus.follows_jobs:
             return
         holding = self._dispatcher.holding()
         if len(holding) <= _MOST_WORKERS:

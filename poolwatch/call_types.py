@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         priority: int
         env: Mapping[str, str] | None
         cwd: str | os.PathLike[str] | None
+        memory_limit: int | None
 
     class ApplyAsync(Protocol):
         """The type of ``Pool(...).apply_async``."""
@@ -126,6 +127,7 @@ if TYPE_CHECKING:
             priority: int = 0,
             env: Mapping[str, str] | None = None,
             cwd: str | os.PathLike[str] | None = None,
+            memory_limit: int | None = None,
         ) -> ApplyResult[T]: ...
         @overload
         def __call__(

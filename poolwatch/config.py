@@ -15,6 +15,8 @@ from poolwatch.job import JobOptions
 from poolwatch.policies import FailFast, GracePeriod, LostWorkerPolicy
 from poolwatch.transport import settings
 
+_LEAST_MEMORY = 2**20
+
 
 @dataclass(slots=True)
 class PoolOptions:
@@ -41,6 +43,9 @@ class PoolOptions:
     putlocks: bool = False
     contextvars: tuple[ContextVar[Any], ...] = ()
     relay_logs: int | None = None
+    memory_limit: int | None = None
+    stall_after: float | None = None
+    capture_stderr: bool = False
     on_process_up: Callable[..., object] | None = None
     on_process_down: Callable[..., object] | None = None
     on_timeout_set: Callable[..., object] | None = None
@@ -105,6 +110,7 @@ def job_options(
     priority: object,
     env: object,
     cwd: object,
+    memory_limit: object = None,
 ) -> JobOptions:
     """Return the options of one job; limits and policy have been checked.
 
@@ -126,6 +132,7 @@ def job_options(
         priority=checks.integer("priority", priority),
         env=None if env is None else environment(env),
         cwd=None if cwd is None else folder(cwd),
+        memory_limit=memory(memory_limit),
     )
 
 
@@ -154,6 +161,21 @@ def environment(value: object) -> dict[str, str]:
         if not key or "=" in key or "\0" in key + text:
             raise ValueError(f"env must hold names and values that the system allows, not {key!r}")
     return dict(value)
+
+
+def memory(value: object) -> int | None:
+    """Return a memory limit in bytes; None for no limit.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: less than 1 MiB, in which no worker fits: it was probably meant in other units.
+    """
+    if value is None:
+        return None
+    limit = checks.whole("memory_limit", value)
+    if limit < _LEAST_MEMORY:
+        raise ValueError(f"memory_limit is in bytes, and must be at least 1 MiB: {limit}")
+    return limit
 
 
 def folder(value: object) -> str:

@@ -21,6 +21,7 @@ from poolwatch.config import PoolOptions, add_settings, job_limits
 from poolwatch.crew import decode_cause
 from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
+from poolwatch.evidence.stacks import WorkerStack
 from poolwatch.exceptions import PoolBroken, Terminated
 from poolwatch.job import NO_OPTIONS, Job, JobOptions, JobState
 from poolwatch.latch import Latch
@@ -32,6 +33,7 @@ from poolwatch.results import Access, ApplyResult
 from poolwatch.slots import Slots, is_bounded
 from poolwatch.snapshot import Call, Snapshot
 from poolwatch.supervisor import Supervisor
+from poolwatch.tally import PoolStats
 from poolwatch.transport.settings import TravellingVariable
 from poolwatch.worker.main import WorkerSetup
 from poolwatch.workers import WorkerInfo, WorkerState
@@ -320,10 +322,43 @@ class Core:
         with self.dispatcher.lock:
             return self.supervisor.crew.infos()
 
-    def listen(self, callback: Callable[[Event], object]) -> None:
-        """Call back with every event from now on."""
+    def listen(
+        self, callback: Callable[[Any], object], kinds: tuple[type[Event], ...]
+    ) -> Callable[[], None]:
+        """Call back with events from now on; return what ends that."""
         self.check_owner()
-        self.supervisor.bus.listen(callback)
+        return self.supervisor.bus.listen(callback, *kinds)
+
+    # -- how it is -----------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """Return what the pool has done so far. Any thread."""
+        self.check_owner()
+        with self.dispatcher.lock:
+            return self.supervisor.stats()
+
+    def dump_stacks(self, seconds: float) -> list[WorkerStack]:
+        """Return where all workers are. Any thread but the supervisor's."""
+        self.check_owner()
+        return [] if self._stopped.is_set() else self.supervisor.stacks.of_all(seconds)
+
+    @property
+    def refusal(self) -> BaseException | None:
+        """What a submission raises now, or None."""
+        return self._refusal
+
+    @property
+    def has_stopped(self) -> bool:
+        """True when nothing of the pool is left."""
+        return self._stopped.is_set()
+
+    def is_supervisor_thread(self) -> bool:
+        """Return True in the supervisor's own thread: in a policy."""
+        return threading.current_thread() is self._thread
+
+    def callback_seconds(self) -> float:
+        """Return for how long the user's code on the delivery thread has been running."""
+        return 0.0 if self.is_delivering() else self._delivery.busy_seconds()
 
     # -- the supervisor's thread ---------------------------------------------------------------
 
@@ -333,6 +368,7 @@ class Core:
                 self._loop.watch(self._relay, self._relay.on_readable)
             self._launcher.attach(self.supervisor, self._loop)
             self.supervisor.crew.maintain()
+            self.supervisor.watch_for_stalls()
             self.hired.set()
             while self._running:
                 self._loop.run_once()
@@ -359,6 +395,9 @@ class Core:
                     worker.jobs.clear()
                     self.dispatcher.remove(worker, WorkerState.DEAD)
                     self.supervisor.crew.forget(worker)
+            self.supervisor.memory.stop()
+            if self.supervisor.errors is not None:
+                self.supervisor.errors.finish(_STOP_SECONDS)
             self._loop.close()
         finally:
             if self._relay is not None:
@@ -567,6 +606,8 @@ class Core:
         closers += [launcher.close for launcher in self._launchers]
         if self._relay is not None:
             closers.append(self._relay.abandon)
+        if self.supervisor.errors is not None:
+            closers.append(self.supervisor.errors.abandon)
         for worker in self.supervisor.crew.workers.values():
             closers += [worker.hands.abandon, worker.close_pidfd]
         for close in closers:

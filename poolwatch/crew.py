@@ -14,12 +14,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from poolwatch.bus import Bus
 from poolwatch.config import PoolOptions
-from poolwatch.events import BootFailed, Bus, Trouble
+from poolwatch.events import BootFailed, Trouble
+from poolwatch.evidence.captured_stderr import StandardErrors
 from poolwatch.exceptions import BootError, PoolBroken, RestartFreqExceeded, WorkerLostError
 from poolwatch.launch.launcher import Launcher
 from poolwatch.loop import EventLoop
 from poolwatch.loss import Postmortem
+from poolwatch.tally import Tally
 from poolwatch.transport import codec, frames, ledger
 from poolwatch.workers import WorkerInfo, WorkerProcess, WorkerState
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 _PACE = 100  # replacements a second; more deaths than that are a storm, not work
 _REPORT_SECONDS = 5.0  # a zygote that has not reported a death after that hangs
 _LEAVE_SECONDS = 3.0  # a worker that was told to leave is killed after that
+_DID_NOT_LEAVE = f"killed by this pool: it was told to leave, and had {_LEAVE_SECONDS:g} s for it"
 _FIRST_PAUSE = 0.02  # seconds until the next attempt when no process can be made; doubled each time
 _LONGEST_PAUSE = 1.0
 _LOOK_NS = 50_000  # how long a worker looks for its next job, where it has a processor of its own
@@ -45,6 +49,8 @@ class Crew:
         bus: Bus,
         on_readable: Callable[[WorkerProcess], None],
         break_pool: Callable[[PoolBroken, BaseException | bytes | None], None],
+        tally: Tally,
+        errors: StandardErrors | None,
     ) -> None:
         self.target = options.processes
         self.review: Callable[[], None] = lambda: None  # sets the target anew, see ``Elastic``
@@ -57,6 +63,10 @@ class Crew:
         self._bus = bus
         self._on_readable = on_readable
         self._break_pool = break_pool
+        self._tally = tally
+        self._errors = errors
+        self._boot_trouble = ""  # what has gone wrong with the last worker
+        self._trouble = ""  # why no worker can be made now
         self._tokens = 0
         self._boot_failures = 0
         self._proven = False  # some worker has come up, so it can be done
@@ -165,6 +175,8 @@ class Crew:
         worker = WorkerProcess(token, name, hands, now, self.launcher, self.generation)
         worker.place = place
         worker.processor = -1 if processor is None else processor
+        if self._errors is not None and hands.stderr_fd is not None:
+            worker.stderr = self._errors.take(hands.stderr_fd)
         self.workers[token] = worker
         self._loop.watch(worker.stream, lambda: self._on_readable(worker))
         worker.boot_timer = self._loop.call_later(
@@ -172,6 +184,7 @@ class Crew:
         )
 
     def _hire_later(self, trouble: str) -> None:
+        self._trouble = trouble
         self._bus.emit(Trouble(self._bus.pool, trouble))
         self._wait(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -187,6 +200,7 @@ class Crew:
     def booted(self, worker: WorkerProcess) -> None:
         """A worker is up. Failures in a row end only when one has done a job, see took_a_job()."""
         self._proven = True
+        self._trouble = ""
         self._pause = _FIRST_PAUSE
         self._call_off_boot_timer(worker)
         refused = worker.fields[ledger.UNPINNED]
@@ -215,7 +229,9 @@ class Crew:
         worker.boot_timer = None
         if worker.state is WorkerState.DEAD:
             return
-        worker.reason = f"did not boot within {self._options.boot_timeout:g} s"
+        worker.reason = (
+            f"killed by this pool: it did not boot within {self._options.boot_timeout:g} s"
+        )
         if worker.pid is None:
             self._zygote_overdue(worker)
         else:
@@ -231,14 +247,25 @@ class Crew:
 
     def made(self, worker: WorkerProcess, pid: int, pidfd: int | None) -> None:
         """The zygote has made a worker's process."""
+        self._tally.counts["workers_started"] += 1
         self._made_one = self._loop.time()
         worker.pid = pid
         worker.pidfd = pidfd
         if worker.stream.broken:
             self.kill(worker)
 
-    def kill(self, worker: WorkerProcess, signum: int = signal.SIGKILL) -> None:
-        """Send a signal to a worker by whatever way there is."""
+    def kill(
+        self, worker: WorkerProcess, signum: int = signal.SIGKILL, why: str | None = None
+    ) -> None:
+        """Send a signal to a worker by whatever way there is.
+
+        Args:
+            worker: the worker.
+            signum: the signal.
+            why: what its postmortem should say, where nothing is known to have killed it before.
+        """
+        if why is not None and worker.reason is None and not worker.has_ended():
+            worker.reason = why
         if not worker.send_signal(signum) and worker.pidfd is None:
             worker.launcher.signal(worker.token, signum)
 
@@ -277,7 +304,9 @@ class Crew:
     def expect_leave(self, worker: WorkerProcess) -> None:
         """Kill a worker that does not go; a thread that its jobs left behind may hold it."""
         if worker.leave_timer is None:
-            worker.leave_timer = self._loop.call_later(_LEAVE_SECONDS, lambda: self.kill(worker))
+            worker.leave_timer = self._loop.call_later(
+                _LEAVE_SECONDS, lambda: self.kill(worker, why=_DID_NOT_LEAVE)
+            )
 
     def forget(self, worker: WorkerProcess) -> None:
         """A worker is gone: close what we had of it."""
@@ -299,7 +328,11 @@ class Crew:
             self.died_at_work(postmortem)
             return
         self._boot_failures += 1
-        reason = "its initializer raised" if worker.boot_failure else postmortem.summary()
+        self._tally.counts["boot_failures"] += 1
+        reason = postmortem.summary()
+        if worker.boot_failure:
+            reason = f"its initializer raised {codec.failure_text(worker.boot_failure)}"
+        self._boot_trouble = reason
         self._bus.emit(
             BootFailed(self._bus.pool, worker.name, worker.pid, self._boot_failures, reason)
         )
@@ -331,6 +364,18 @@ class Crew:
             self.hiring = False
             text = f"more than {bound} deaths of workers in {period:g} s; the last: "
             self._break_pool(RestartFreqExceeded(text + postmortem.summary()), None)
+
+    def problems(self) -> list[str]:
+        """Return what keeps workers from being there, in words. The dispatcher's lock is held."""
+        problems = []
+        if self._boot_failures:
+            count = self._boot_failures
+            problems.append(
+                f"{count} workers in a row did not boot; the last: {self._boot_trouble}"
+            )
+        if self._waiting is not None:
+            problems.append(self._trouble or "so many workers die that replacements are paced")
+        return problems
 
     def stop_hiring(self) -> None:
         """Make no more workers."""

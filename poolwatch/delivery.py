@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -30,6 +31,7 @@ class Delivery:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._substitute = substitute
         self._calls: deque[None] = deque()  # one for each call that is not over
+        self._busy_since: float | None = None
         self._started = False
         self._stopped = False
 
@@ -64,6 +66,11 @@ class Delivery:
         """How many calls are not over."""
         return len(self._calls)
 
+    def busy_seconds(self) -> float:
+        """Return for how long the call has been running that runs now; 0 when none does."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def stop(self) -> None:
         """End the thread once it has called everything that was put before."""
         self._queue.put(None)
@@ -83,7 +90,9 @@ class Delivery:
 
     def _run(self) -> None:
         while (call := self._queue.get()) is not None:
+            self._busy_since = time.monotonic()
             _guarded(call)
+            self._busy_since = None
             del call
             self._calls.popleft()
         self._stopped = True

@@ -19,9 +19,20 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.events import Bus, HookFailed, JobMoved, JobsRecalled, Trouble
+from poolwatch.bus import Bus
+from poolwatch.events import (
+    HookFailed,
+    JobDone,
+    JobMoved,
+    JobSent,
+    JobsRecalled,
+    JobStarted,
+    JobTerminated,
+    Trouble,
+)
 from poolwatch.exceptions import PoisonJobError
 from poolwatch.job import NO_OPTIONS, Job, JobState
 from poolwatch.loop import EventLoop
@@ -48,10 +59,20 @@ LONG_NS = 3_000_000
 OVERHEAD_NS = 8_000
 """What a job costs in a worker beyond its run time, in ns."""
 
+_EVENTS: dict[JobState, type[JobMoved]] = {
+    JobState.SENT: JobSent,
+    JobState.RUNNING: JobStarted,
+    JobState.SUCCEEDED: JobDone,
+    JobState.FAILED: JobDone,
+    JobState.TERMINATED: JobTerminated,
+    JobState.CANCELLED: JobTerminated,
+}
+
 _UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
 _RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
 _ANSWER_SECONDS = 1.0  # s that such a worker gets to answer
 _MOST_TOPPED_UP = 32  # workers
+_SAMPLED = 7  # of tiny jobs, those with none of these bits in their number are timed
 _HELP_EVERY = 32  # submissions between two looks at what has come in
 
 
@@ -90,6 +111,8 @@ class Dispatcher:
         self.on_idle: Callable[[], None]
         self.demanded = True  # nobody need be told that jobs wait
         self.watching_idle = True  # nobody need be told that a worker is idle
+        self.on_busy: Callable[[], None]  # set by ``MemoryWatch``, as is the next
+        self.watched = True  # nobody need be told that a worker has something to do
         self.on_emptied: Callable[[WorkerProcess], None]  # set by the supervisor: a leaver is done
         self.average = float(_BUDGET)  # ns of run time; at first, one job at a time
         self.help_along: Callable[[], None]  # set by the supervisor
@@ -113,6 +136,8 @@ class Dispatcher:
         Whoever calls a worker idle looks at the arrivals afterwards, and the other way round here,
         so that one of the two sees the other.
         """
+        if self.average > TINY_NS or not job.id & _SAMPLED:
+            job.submitted = monotonic_ns()
         if self._idle and not self.backlog and not self.entered and self._is_worth_waking():
             with self.lock:
                 if self._send_at_once(job):
@@ -350,12 +375,15 @@ class Dispatcher:
         if not held:
             worker.sent_at = int(self._loop.time() * 1e9)
             worker.fields[ledger.BELL] = not self.tended
+            if not self.watched:
+                self.on_busy()
             if not self._expecting:
                 self._expecting = True
                 self._loop.call_later(_RESPONSE_AFTER, self._look_for_the_unresponsive)
         parts: list[bytes] = []
         complete = True
-        is_quiet = not self._bus.listening
+        is_quiet = not self._bus.follows_jobs
+        wanted = frames.WANT_ACCEPT if self._bus.wants_starts else 0
         for job in jobs:
             worker.sent = serial = worker.sent + 1
             job.worker = worker
@@ -365,7 +393,7 @@ class Dispatcher:
                 self.move(job, JobState.SENT)
             job.serial = serial
             held[serial] = job
-            flags = frames.BY_VALUE if job.by_value else 0
+            flags = wanted | frames.BY_VALUE if job.by_value else wanted
             if job.chunk is not None:
                 flags |= job.chunk.flags
             head, payload, label = job.head, job.payload, job.id
@@ -456,7 +484,7 @@ class Dispatcher:
         taken = [serial for serial in worker.jobs if serial > started]
         jobs = [worker.jobs.pop(serial) for serial in taken]
         if jobs:
-            if self._bus.listening:
+            if self._bus.is_heard(JobsRecalled):
                 self._bus.emit(JobsRecalled(self._bus.pool, worker.name, len(jobs)))
             if not worker.jobs and worker.state is WorkerState.UP:
                 # It was sent something and has not touched it. No more until it answers.
@@ -546,6 +574,14 @@ class Dispatcher:
             ahead += sum(serial > started for serial in worker.jobs)
         return min(self.unfinished, len(self.backlog) + ahead)
 
+    def moves(self) -> int:
+        """Return a number that changes whenever a job is sent or ends. The lock is held."""
+        return self.unfinished + sum(worker.sent + worker.done for worker in self.everybody())
+
+    def is_standing(self) -> bool:
+        """Return True when jobs are in line and workers are idle. The lock is held."""
+        return bool(self._idle and (self.backlog or self.arrivals))
+
     def urge(self) -> None:
         """A job with a priority has come in: see that it need not wait too long. Any thread."""
         if not self._urging:
@@ -613,7 +649,8 @@ class Dispatcher:
                 self._expecting = True
                 self._loop.call_later(_RESPONSE_AFTER, self._look_for_the_unresponsive)
 
-    holding: Callable[[], list[WorkerProcess]]  # set by the supervisor: workers that hold jobs
+    everybody: Callable[[], list[WorkerProcess]]  # set by the supervisor: all workers
+    holding: Callable[[], list[WorkerProcess]]  # likewise: those that hold jobs
 
     def _stuck(self, worker: WorkerProcess, now: int) -> bool:
         """True when the jobs behind should wait no longer: the one in front is a long one.
@@ -623,9 +660,7 @@ class Dispatcher:
         """
         job = worker.jobs.get(worker.fields[ledger.STARTED])
         if job is not None:
-            # The clock of a chunk is that of its items.
-            is_chunk = job.chunk is not None and job.chunk.flags & frames.CHUNK
-            clock = ledger.CHUNK_AT if is_chunk else ledger.STARTED_AT
+            clock = ledger.CHUNK_AT if job.is_chunk else ledger.STARTED_AT
             return bool(now - worker.fields[clock] >= LONG_NS)
         return now - worker.sent_at >= _UNRESPONSIVE
 
@@ -633,6 +668,10 @@ class Dispatcher:
         """Change a job's state, and tell listeners. The lock is held."""
         old = job.state
         job.move(state)
-        if self._bus.listening:
+        if self._bus.follows_jobs:
             pid = job.worker.pid if job.worker is not None else None
-            self._bus.emit(JobMoved(self._bus.pool, job.id, job.name, old.name, state.name, pid))
+            run_time = None if job.wall is None else job.wall / 1e9
+            kind = _EVENTS.get(state, JobMoved)
+            self._bus.emit(
+                kind(self._bus.pool, job.id, job.name, old.name, state.name, pid, run_time)
+            )

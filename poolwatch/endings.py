@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poolwatch.dispatcher import Dispatcher
-from poolwatch.exceptions import JobCancelled, Terminated
+from poolwatch.exceptions import (
+    JobCancelled,
+    MemoryLimitExceeded,
+    Terminated,
+    TimeLimitExceeded,
+)
 from poolwatch.hooks import Hooks
 from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome
 from poolwatch.limits import Limits
-from poolwatch.loss import human_status
+from poolwatch.loss import Postmortem, human_status
 from poolwatch.slots import Slots
+from poolwatch.tally import Tally
 from poolwatch.transport.frames import Frame
 
 
@@ -23,7 +29,9 @@ class Endings:
         limits: Limits,
         hooks: Hooks,
         on_drained: Callable[[], None],
+        tally: Tally,
     ) -> None:
+        self._tally = tally
         self._dispatcher = dispatcher
         self._limits = limits
         self._hooks = hooks
@@ -53,9 +61,24 @@ class Endings:
 
     def with_error(self, job: Job, state: JobState, error: BaseException) -> None:
         """End a job with an error of the pool's own."""
+        self._tally.counts["outgrew" if isinstance(error, MemoryLimitExceeded) else state.name] += 1
         self._dispatcher.move(job, state)
         job.set_error(error)
         self._ended(job)
+
+    def over_limit(self, job: Job, record: Postmortem | None = None) -> None:
+        """End a job with the error of the limit that it has hit.
+
+        Args:
+            job: the job.
+            record: what is known of the end of its worker.
+        """
+        error = job.limit
+        assert error is not None
+        job.attempts += 1
+        error.postmortem = record
+        is_time = isinstance(error, TimeLimitExceeded)
+        self.with_error(job, JobState.TIMED_OUT if is_time else JobState.FAILED, error)
 
     def on_purpose(self, job: Job, exitcode: int | None) -> None:
         """End a job that somebody asked to end.
@@ -92,9 +115,10 @@ class SlotEndings(Endings):
         limits: Limits,
         hooks: Hooks,
         on_drained: Callable[[], None],
+        tally: Tally,
         slots: Slots,
     ) -> None:
-        super().__init__(dispatcher, limits, hooks, on_drained)
+        super().__init__(dispatcher, limits, hooks, on_drained, tally)
         self._slots = slots
 
     def with_result(self, job: Job, kind: int, payload: bytes, wall: int, cpu: int) -> None:

@@ -1,21 +1,34 @@
-"""What happens in a pool, as frozen records, for listeners and for the log.
+"""What happens in a pool, as frozen records, for listeners and for the log (see ``bus``).
 
-Listeners are called on the delivery thread, in order; the supervisor never waits for them. The
-queue to them is bounded, and what does not fit is counted in ``Bus.dropped``.
+::
+
+    Event
+      JobMoved                a job went from one state to another
+        JobSent               ... to a worker
+        JobStarted            ... it has begun there
+        JobDone               ... it has ended in its worker: with a value, or its own exception
+        JobTerminated         ... on purpose: terminated, cancelled, or flushed
+      JobProcessDown          the process that held a job has ended
+      JobLost                 a worker died, and the job has ended for it
+      JobRetried              a worker died, and the job is run again
+      JobTimedOut             a time limit was hit
+      JobOutgrew              the memory limit was hit
+      JobsRecalled            jobs went from one worker back in line
+      Stalled                 something does not move on
+        JobStalled            ... a job runs longer than ``stall_after``
+        WorkerStalled         ... a worker is stopped, or does not boot
+        PoolStalled           ... jobs wait although workers are idle
+      WorkerUp, WorkerDown, WorkerRecycled, BootFailed
+      Trouble                 something is wrong that the pool deals with by itself
+      HookFailed              the user's own code raised
+      PoolBroke               the pool cannot go on
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from poolwatch.delivery import Delivery
 from poolwatch.loss import Postmortem
-
-logger = logging.getLogger("poolwatch")
-
-_BOUND = 10_000  # events that may wait for slow listeners
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +44,43 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class JobMoved(Event):
-    """A job went from one state to another (see ``JobState``)."""
+    """A job went from one state to another (see ``JobState``).
+
+    Attributes:
+        job_id: number of the job in its pool.
+        job: qualified name of the function.
+        old: name of the state before.
+        new: name of the state now.
+        pid: process id of the worker that has the job, or had it last; None before.
+        run_time: seconds that the job ran, once it has ended in its worker.
+    """
 
     job_id: int
     job: str
     old: str
     new: str
     pid: int | None = None
+    run_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSent(JobMoved):
+    """A job was sent to a worker; it may be recalled from there before it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted(JobMoved):
+    """A job has begun. Workers say so only where somebody listens, or asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone(JobMoved):
+    """A job has ended in its worker, with a value or with its own exception (see ``new``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobTerminated(JobMoved):
+    """A job was ended on purpose: terminated, cancelled, flushed, or with its pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +123,73 @@ class JobTimedOut(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobOutgrew(Event):
+    """A job's worker and its children grew beyond the memory limit, and were killed.
+
+    Attributes:
+        job_id: number of the job.
+        job: qualified name of the function.
+        limit: in bytes.
+        rss: resident sets together when that was seen, in bytes.
+    """
+
+    job_id: int
+    job: str
+    limit: int
+    rss: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled(Event):
+    """Something does not move on; see the classes derived from this one.
+
+    Attributes:
+        text: what, in a sentence.
+        seconds: for how long, as far as it has been seen.
+    """
+
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobStalled(Stalled):
+    """A job runs longer than ``stall_after``; it goes on.
+
+    Attributes:
+        job_id: number of the job.
+        job: qualified name of the function.
+        worker: name of the worker.
+        pid: its process id.
+        stack: where the job is, all Python threads; None where the worker does not answer.
+    """
+
+    job_id: int
+    job: str
+    worker: str
+    pid: int | None
+    stack: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStalled(Stalled):
+    """A worker is stopped (SIGSTOP, a debugger), or has been booting for long.
+
+    Attributes:
+        worker: name of the worker.
+        pid: its process id.
+    """
+
+    worker: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStalled(Stalled):
+    """Jobs wait although workers are idle, or the supervisor is held up: a bug of poolwatch."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobsRecalled(Event):
     """Jobs that a worker held and had not begun were given to others."""
 
@@ -107,6 +217,11 @@ class WorkerDown(Event):
     pid: int | None
     exitcode: int | None
     expected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecycled(WorkerDown):
+    """A worker has left in peace: it has done its share, or was told to leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,100 +254,3 @@ class PoolBroke(Event):
     """The pool cannot go on."""
 
     error: BaseException
-
-
-_LEVELS: dict[type[Event], int] = {
-    JobLost: logging.ERROR,
-    JobRetried: logging.WARNING,
-    JobTimedOut: logging.WARNING,
-    WorkerUp: logging.DEBUG,
-    WorkerDown: logging.INFO,
-    BootFailed: logging.ERROR,
-    Trouble: logging.WARNING,
-    HookFailed: logging.ERROR,
-    PoolBroke: logging.CRITICAL,
-}
-
-
-class Bus:
-    """Takes events from the heart to the log and to listeners.
-
-    Attributes:
-        listening: somebody listens; events that nobody logs are not even made otherwise.
-        dropped: events that did not fit the queue to the listeners.
-    """
-
-    def __init__(self, pool: str, delivery: Delivery) -> None:
-        self.pool = pool
-        self.listening = False
-        self.dropped = 0
-        self._delivery = delivery
-        self._listeners: list[Callable[[Event], object]] = []
-        self._waiting = 0
-
-    def listen(self, callback: Callable[[Event], object]) -> None:
-        """Call back with every event from now on."""
-        self._listeners = [*self._listeners, callback]
-        self.listening = True
-
-    def emit(self, event: Event) -> None:
-        """Log an event and hand it to the listeners; never blocks on them.
-
-        Logging itself happens on the delivery thread too: a handler's lock may be held by anybody.
-        """
-        if not self.listening and type(event) not in _LEVELS:
-            return
-        if self._waiting >= _BOUND:
-            self.dropped += 1
-            return
-        self._waiting += 1
-        self._delivery.put(lambda: self._deliver(event))
-
-    def emit_here(self, event: Event) -> None:
-        """Do what :meth:`emit` does, at once; on the delivery thread only."""
-        self._waiting += 1
-        self._deliver(event)
-
-    def _deliver(self, event: Event) -> None:
-        self._waiting -= 1
-        level = _LEVELS.get(type(event))
-        if level is not None and logger.isEnabledFor(level):
-            extra = {name: value for name, value in _values(event).items() if name != "pool"}
-            logger.log(level, "%s: %s", event.pool, describe(event), extra={"poolwatch": extra})
-        for listener in self._listeners:
-            try:
-                listener(event)
-            except BaseException:
-                logger.exception("%s: a listener raised", self.pool)
-
-
-def _values(event: Event) -> dict[str, object]:
-    return {field.name: getattr(event, field.name) for field in fields(event)}
-
-
-def describe(event: Event) -> str:
-    """Put an event into words, one line (a postmortem may add more)."""
-    match event:
-        case JobLost(_, job_id, job, postmortem):
-            return f"job {job_id} {job} lost: {postmortem}"
-        case JobRetried(_, job_id, job, after, postmortem):
-            return f"job {job_id} {job} lost, again in {after:g} s: {postmortem}"
-        case JobTimedOut(_, job_id, job, soft, timeout, stack):
-            kind = "soft" if soft else "hard"
-            text = f"job {job_id} {job} hit its {kind} limit of {timeout:g} s"
-            return f"{text}; it was at:\n{stack}" if stack else text
-        case WorkerUp(_, worker, pid):
-            return f"worker {worker} (pid {pid}) is up"
-        case WorkerDown(_, worker, pid, exitcode, expected):
-            how = "left" if expected else "died"
-            return f"worker {worker} (pid {pid}) {how}, exit code {exitcode}"
-        case BootFailed(_, worker, pid, failures, reason):
-            return f"worker {worker} (pid {pid}) did not boot ({failures} in a row): {reason}"
-        case Trouble(_, text):
-            return text
-        case HookFailed(_, hook, error):
-            return f"{hook} raised {error!r}"
-        case PoolBroke(_, error):
-            return f"the pool is broken: {error!r}"
-        case _:
-            return repr(event)

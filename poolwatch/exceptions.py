@@ -118,7 +118,32 @@ class SoftTimeLimitExceeded(PoolwatchError):
 
 
 class MemoryLimitExceeded(PoolwatchError):
-    """The job's worker and its children grew beyond ``memory_limit`` and were killed."""
+    """The job's worker and its children grew beyond ``memory_limit`` and were killed.
+
+    Attributes:
+        limit: in bytes.
+        rss: resident sets of the worker and its children when that was seen, in bytes.
+        samples: the last looks at them, each ``(seconds, rss)``: since the job began, and bytes.
+        stack: where the job was just before the kill (Python stack of all threads), or None.
+        postmortem: everything that is known about the killed worker, or None.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        limit: int | None = None,
+        rss: int | None = None,
+        samples: tuple[tuple[float, int], ...] = (),
+        stack: str | None = None,
+        postmortem: Postmortem | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.rss = rss
+        self.samples = samples
+        self.stack = stack
+        self.postmortem = postmortem
 
 
 class MaybeEncodingError(PoolwatchError, _MaybeEncodingError):  # type: ignore[misc]

@@ -113,6 +113,11 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         self._finalizer.atexit = False
 
     @property
+    def pool(self) -> Pool:
+        """The pool behind this face: its workers, its events, its health."""
+        return self._pool
+
+    @property
     def _max_workers(self) -> int:
         """Number of workers; other libraries read it by this name."""
         return self._pool.processes

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from poolwatch.bus import Bus
 from poolwatch.config import PoolOptions
 from poolwatch.delivery import Delivery
-from poolwatch.events import Bus, HookFailed
+from poolwatch.events import HookFailed
 from poolwatch.exceptions import JobDecodingError
 from poolwatch.job import Job
 from poolwatch.results import ApplyResult

@@ -7,16 +7,20 @@ The ring is emptied before a frame of the stream is dealt with.
 from __future__ import annotations
 
 import os
+from time import monotonic_ns
 
 from poolwatch.aside import Aside
+from poolwatch.bus import Bus
 from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.endings import Endings
-from poolwatch.events import Bus, Trouble, WorkerUp
+from poolwatch.events import Trouble, WorkerUp
+from poolwatch.evidence.oom import OomWatch
 from poolwatch.hooks import Hooks
 from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome
 from poolwatch.loop import EventLoop
 from poolwatch.sizing import Sizing
+from poolwatch.tally import Tally
 from poolwatch.transport import frames, kernel, ledger
 from poolwatch.transport.frames import FAILURE, HEADER, RESULT, Frame
 from poolwatch.transport.rings import CorruptRingError
@@ -39,6 +43,8 @@ class Intake:
         endings: Endings,
         aside: Aside,
         sizing: Sizing,
+        tally: Tally,
+        oom: OomWatch,
     ) -> None:
         self._loop = loop
         self._bus = bus
@@ -48,6 +54,8 @@ class Intake:
         self._endings = endings
         self._aside = aside
         self._sizing = sizing
+        self._tally = tally
+        self._oom = oom
         self.current: Job | None = None  # taken in last, see take_simple()
 
     def on_readable(self, worker: WorkerProcess) -> None:
@@ -108,7 +116,7 @@ class Intake:
                     f"the row of worker {worker.name} (pid {worker.pid}) was written over: {error}"
                 )
                 self._bus.emit(Trouble(self._bus.pool, text))
-                self._crew.kill(worker)
+                self._crew.kill(worker, why=f"killed by this pool: {text}")
 
     def take_simple(self, worker: WorkerProcess) -> bool:
         """Take in outcomes of jobs that have no options. The lock is held; any thread.
@@ -133,9 +141,10 @@ class Intake:
     def _take_frames(self, worker: WorkerProcess, data: bytes, only_simple: bool) -> int:
         """Take in the frames of a ring; return how many bytes of it."""
         position, end = 0, len(data)
-        wall = results = 0
+        wall = results = failures = 0
         jobs, unpack = worker.jobs, HEADER.unpack_from
-        is_quiet = not self._bus.listening
+        is_quiet = not self._bus.follows_jobs
+        runs = self._tally.runs
         while position < end:
             if end - position < _HEADER_SIZE:
                 raise CorruptRingError("a frame without a header")
@@ -157,6 +166,11 @@ class Intake:
                     del jobs[serial]
                     results += 1
                     wall += first
+                    runs[first.bit_length()] += 1
+                    if kind != RESULT:
+                        failures += 1
+                    if job.submitted:
+                        self._waited(job, first)
             elif only_simple:
                 break
             else:
@@ -164,12 +178,12 @@ class Intake:
                 self._take_other(worker, frame)
             position = stop
         self.current = None
-        self._count(worker, results, wall)
+        self._count(worker, results, failures, wall)
         return position
 
     def _take(self, worker: WorkerProcess, batch: list[Frame]) -> None:
         """Take in frames of the stream."""
-        wall = results = 0
+        wall = results = failures = 0
         for frame in batch:
             kind = frame.kind
             if kind in _STATE:
@@ -179,13 +193,25 @@ class Intake:
                     continue
                 results += 1
                 wall += frame.first
+                failures += kind != RESULT
+                self._tally.runs[frame.first.bit_length()] += 1
+                if job.submitted:
+                    self._waited(job, frame.first)
                 self._endings.with_frame(job, _STATE[kind], frame)
             elif kind != frames.BELL:
                 self._take_other(worker, frame)
-        self._count(worker, results, wall)
+        self._count(worker, results, failures, wall)
 
-    def _count(self, worker: WorkerProcess, results: int, wall: int) -> None:
+    def _waited(self, job: Job, wall: int) -> None:
+        waited = monotonic_ns() - job.submitted - wall
+        self._tally.waits[max(0, waited).bit_length()] += 1
+
+    def _count(self, worker: WorkerProcess, results: int, failures: int, wall: int) -> None:
         if results:
+            tally = self._tally
+            tally.run_ns += wall
+            tally.succeeded += results - failures
+            tally.failed += failures
             if not worker.done:
                 self._crew.took_a_job()
             worker.done += results
@@ -199,6 +225,7 @@ class Intake:
                 job = worker.jobs.pop(frame.serial, None)
                 if job is not None:
                     worker.done += 1
+                    self._tally.failed += 1
                     self._endings.with_frame(job, JobState.FAILED, frame)
             case frames.NOT_FOUND:
                 job = worker.jobs.pop(frame.serial, None)
@@ -221,6 +248,7 @@ class Intake:
                     job.peak = frame.first
             case frames.READY:
                 worker.pid = frame.first  # the zygote's report may come later than this
+                worker.membership = frame.payload.decode("utf-8", "replace")
                 self._ready(worker)
             case frames.BOOT_FAILED:
                 worker.boot_failure = frame.payload
@@ -243,8 +271,7 @@ class Intake:
         elif job.limit is not None:
             # By its row's clock it ran too long: the worker stood still before it could run it.
             # Elsewhere that might happen again, and again.
-            job.attempts += 1
-            self._endings.with_error(job, JobState.TIMED_OUT, job.limit)
+            self._endings.over_limit(job)
         else:
             self._dispatcher.put_back([job])
             self._dispatcher.refill_idle()
@@ -258,6 +285,7 @@ class Intake:
 
     def _ready(self, worker: WorkerProcess) -> None:
         self._crew.booted(worker)
+        self._oom.enter(worker.membership)
         if worker.state is WorkerState.BOOTING:
             self._dispatcher.add(worker)
             self._sizing.came_up(worker)

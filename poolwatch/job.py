@@ -30,6 +30,7 @@ from poolwatch.exceptions import (
     JobCancelled,
     JobDecodingError,
     MaybeEncodingError,
+    MemoryLimitExceeded,
     TimeLimitExceeded,
 )
 from poolwatch.transport import bulk, codec, frames
@@ -102,6 +103,7 @@ class JobOptions:
         cwd: the worker's working directory while the job runs, or None.
         settings: those two and the submitter's context variables on their way to the worker, see
             ``transport.settings``; empty for most.
+        memory_limit: bytes, or None for the pool's.
     """
 
     callback: Callable[[Any], object] | None = None
@@ -117,6 +119,7 @@ class JobOptions:
     env: dict[str, str] | None = None
     cwd: str | None = None
     settings: bytes = b""
+    memory_limit: int | None = None
 
 
 NO_OPTIONS = JobOptions()
@@ -235,6 +238,7 @@ class Job:
 
     Attributes:
         id: number of the job in its pool.
+        submitted: when that was, monotonic nanoseconds; 0 where it is not counted, see ``tally``.
         name: qualified name of the function.
         head: the function's own pickle, see ``transport.calls``; empty when the payload holds it.
         payload: the pickled arguments, or the whole call; dropped when the job has ended.
@@ -249,7 +253,7 @@ class Job:
         terminated: somebody asked for this job's end on purpose.
         cancelled: they asked with cancel(), so the end reads so.
         worker_lost: when (monotonic seconds) and with which exit code its worker died, or None.
-        limit: the error of a hard limit that has passed, while the worker is being killed.
+        limit: the error of a limit that the job has hit, while the worker is being killed.
         ready: the outcome is there for everybody, and callbacks have run.
         wall: nanoseconds that the job ran, once it has ended in its worker.
         cpu: processor time that it used, likewise; see ``transport.usage``.
@@ -279,6 +283,7 @@ class Job:
         "ready",
         "serial",
         "state",
+        "submitted",
         "terminated",
         "wall",
         "worker",
@@ -297,6 +302,7 @@ class Job:
         keepalive: object,
     ) -> None:
         self.id = number
+        self.submitted = 0
         self.name = name
         self.head = head
         self.payload: codec.Payload | None = payload
@@ -311,7 +317,7 @@ class Job:
         self.terminated = False
         self.cancelled = False
         self.worker_lost: tuple[float, int | None] | None = None
-        self.limit: TimeLimitExceeded | None = None
+        self.limit: TimeLimitExceeded | MemoryLimitExceeded | None = None
         self.ready = False
         self.wall: int | None = None
         self.cpu = 0
@@ -330,6 +336,11 @@ class Job:
         if not self.state.successors & state.bit:
             raise RuntimeError(f"job {self.id} cannot go from {self.state.name} to {state.name}")
         self.state = state
+
+    @property
+    def is_chunk(self) -> bool:
+        """True when several items of a map travel in this job, each with a clock of its own."""
+        return self.chunk is not None and bool(self.chunk.flags & frames.CHUNK)
 
     @property
     def usage(self) -> Usage | None:

@@ -36,6 +36,9 @@ class PoolKeywords(TypedDict, total=False):
     contextvars: Iterable[ContextVar[Any]]
     relay_logs: bool | int
     usage: str | None
+    memory_limit: int | None
+    stall_after: float | None
+    capture_stderr: bool
     synack: bool
     threads: bool
     semaphore: object

@@ -3,49 +3,26 @@
 A deadline is armed when a job is sent. When it fires, the row's clock tells when the job really
 began, and the deadline is armed again for what is left. Nobody is woken for the start itself.
 
-The hard limit kills, and a deliberate kill never hits a neighbour: what the worker has not begun is
-recalled first, so that nothing more can start there; a job that has finished meanwhile keeps its
-result. Between the two the worker is asked where it is, through faulthandler, in C.
+The hard limit kills the worker, see ``strikes``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-from poolwatch import postmortem
+from poolwatch.bus import Bus
 from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
-from poolwatch.events import Bus, JobTimedOut
+from poolwatch.events import JobTimedOut
+from poolwatch.evidence.verdicts import innermost
 from poolwatch.exceptions import TimeLimitExceeded
 from poolwatch.hooks import Hooks
 from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.loop import EventLoop
+from poolwatch.strikes import Strikes
 from poolwatch.timers import Timer
 from poolwatch.transport import kernel, ledger
-from poolwatch.workers import WorkerProcess, WorkerState
+from poolwatch.workers import WorkerProcess
 
-_DUMP_SECONDS = 0.05  # a dump that takes longer is taken as it is
-_FIRST_LOOK = 0.001
 _SENDING_SECONDS = 1.0  # a job that is writing its result when its limit passes
-
-
-class _Victim(NamedTuple):
-    """A job whose hard limit has passed, while its worker tells where it is.
-
-    Attributes:
-        job: the job.
-        serial: this sending of it.
-        item: the item of a chunk that is too long.
-        position: where its stack dump begins in the worker's file.
-        deadline: when the dump is taken as it is.
-    """
-
-    job: Job
-    serial: int
-    item: int
-    position: int
-    deadline: float
 
 
 class Limits:
@@ -58,14 +35,14 @@ class Limits:
         dispatcher: Dispatcher,
         crew: Crew,
         hooks: Hooks,
-        expect_death: Callable[[Job], None],
+        strikes: Strikes,
     ) -> None:
         self._loop = loop
         self._bus = bus
         self._dispatcher = dispatcher
         self._crew = crew
         self._hooks = hooks
-        self._expect_death = expect_death
+        self._strikes = strikes
         self._timers: dict[Job, list[Timer]] = {}
 
     def arm(self, job: Job) -> None:
@@ -98,13 +75,6 @@ class Limits:
         timer = self._loop.call_at(when, lambda: self._hard_deadline(job, serial))
         self._timers.setdefault(job, []).append(timer)
 
-    def _still_there(self, job: Job, serial: int) -> WorkerProcess | None:
-        """Return the worker that holds this very sending of the job, or None."""
-        worker = job.worker
-        if worker is None or worker.state is WorkerState.DEAD or worker.jobs.get(serial) is not job:
-            return None
-        return worker
-
     def _due(self, worker: WorkerProcess, serial: int, limit: float) -> float:
         """Return when the limit passes, by the row's clock, or for what has not begun the earliest.
 
@@ -119,7 +89,7 @@ class Limits:
 
     def _soft_deadline(self, job: Job, serial: int) -> None:
         with self._dispatcher.lock:
-            worker, limit = self._still_there(job, serial), job.options.soft_timeout
+            worker, limit = self._strikes.holder(job, serial), job.options.soft_timeout
             if worker is None or limit is None:
                 return
             item = worker.fields[ledger.ITEM]  # before the clock: it is the clock of this item
@@ -139,7 +109,7 @@ class Limits:
 
     def _hard_deadline(self, job: Job, serial: int) -> None:
         with self._dispatcher.lock:
-            worker, limit = self._still_there(job, serial), job.options.timeout
+            worker, limit = self._strikes.holder(job, serial), job.options.timeout
             if worker is None or limit is None:
                 return
             item = worker.fields[ledger.ITEM]  # before the clock: it is the clock of this item
@@ -147,54 +117,26 @@ class Limits:
             if due > self._loop.time():
                 self._arm_hard(job, due)
                 return
-            self._dispatcher.put_back(self._dispatcher.recall(worker))
-            self._dispatcher.refill_idle()
-            if self._finished(worker, serial):
+            if not self._strikes.isolate(worker, serial):
                 self._arm_hard(job, self._loop.time() + _SENDING_SECONDS)
                 return
-            position = postmortem.dump_size(worker)
-            self._crew.kill(worker, kernel.STACK_SIGNAL)
-            deadline = self._loop.time() + _DUMP_SECONDS
-        victim = _Victim(job, serial, item, position, deadline)
-        self._look_again(victim, _FIRST_LOOK)
-
-    def _finished(self, worker: WorkerProcess, serial: int) -> bool:
-        """True when the job's result is written, or being written: it wins over the limit."""
-        fields = worker.fields
-        if fields[ledger.FINISHED] >= serial:
-            return True
-        # Once only: a worker that hangs while it writes is killed at the next deadline.
-        writing = fields[ledger.PHASE] == ledger.SENDING and worker.sending != serial
-        worker.sending = serial if writing else worker.sending
-        return bool(writing)
-
-    def _look_again(self, victim: _Victim, pause: float) -> None:
-        self._loop.call_later(pause, lambda: self._look_at_dump(victim, 2 * pause))
-
-    def _look_at_dump(self, victim: _Victim, pause: float) -> None:
-        job, serial = victim.job, victim.serial
-        with self._dispatcher.lock:
-            worker = self._still_there(job, serial)
-            if worker is None:
-                return
-            dump = postmortem.read_dump(worker.hands.stack_fd, victim.position)
-            if not postmortem.is_complete(dump) and self._loop.time() < victim.deadline:
-                self._look_again(victim, pause)
-                return
-            if worker.fields[ledger.ITEM] != victim.item:
-                self._arm_hard(job, self._loop.time())  # it has just ended; the next one is not due
-                return
-            if worker.fields[ledger.FINISHED] >= serial:
-                return  # its result is on its way
-            self._kill(worker, job, postmortem.trim(dump) or None)
+            self._strikes.strike(
+                worker,
+                job,
+                item,
+                lambda stack: self._kill(worker, job, stack),
+                lambda: self._arm_hard(job, self._loop.time()),  # the next item is not due
+            )
 
     def _kill(self, worker: WorkerProcess, job: Job, stack: str | None) -> None:
         limit = job.options.timeout or 0.0
         text = f"job {job.id} {job.name} ran longer than its limit of {limit:g} s"
+        place = innermost(stack)
+        if place is not None:
+            text += f"; it was at {place}"
         if stack is not None:
-            text += f"; it was at:\n{stack}"
-        job.limit = TimeLimitExceeded(text, timeout=limit, stack=stack)
-        self._crew.kill(worker)
-        self._expect_death(job)
+            text += f"\n{stack}"
+        error = TimeLimitExceeded(text, timeout=limit, stack=stack)
+        self._strikes.kill(worker, job, error)
         self._bus.emit(JobTimedOut(self._bus.pool, job.id, job.name, False, limit, stack))
         self._hooks.limit_hit(job, False, limit)

@@ -86,6 +86,15 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             that have the same names; or the level from which on. Handlers that forked workers have
             inherited are put away there; those that the initializer adds stay. Records that nobody
             can keep up with are dropped, and their number is logged.
+        memory_limit: bytes that a worker and its children may have together while a job runs; see
+            ``MemoryLimitExceeded``. Resident sets are sampled some fifty times a second, with
+            psutil and only while such a job runs, so that a job may go beyond it for a moment. What
+            processes share counts for each of them; of a map, the item that runs is guilty.
+        stall_after: seconds after which a job that runs, a worker that is stopped and one that does
+            not boot are reported, once each, as an event and in the log; nothing is ended for it.
+            See also :meth:`health`.
+        capture_stderr: True to keep what each worker last wrote to standard error, for the
+            postmortem. It is passed on to the parent's standard error all the same.
         usage: ``"memory"`` to measure also the shortest job's own peak of memory, see
             ``ApplyResult.usage``.
         synack: accepted for code written for billiard, without meaning: every job is acknowledged
@@ -134,6 +143,9 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         contextvars: Iterable[ContextVar[Any]] = (),
         relay_logs: bool | int = False,
         usage: str | None = None,
+        memory_limit: int | None = None,
+        stall_after: float | None = None,
+        capture_stderr: bool = False,
         synack: bool = False,
         threads: bool = True,
         semaphore: object = None,
@@ -150,6 +162,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             on_process_exit=check("on_process_exit", on_process_exit),
             max_memory_per_child=_optional_whole("max_memory_per_child", max_memory_per_child),
             usage_memory=config.usage_memory(usage),
+            capture_stderr=checks.flag("capture_stderr", capture_stderr),
         )
         count = config.processes(processes)
         least, idle_seconds = config.elasticity(count, min_processes, idle_timeout)
@@ -174,6 +187,9 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             putlocks=checks.flag("putlocks", putlocks),
             contextvars=config.context_variables(contextvars),
             relay_logs=config.log_level(relay_logs),
+            memory_limit=config.memory(memory_limit),
+            stall_after=checks.optional_seconds("stall_after", stall_after),
+            capture_stderr=capture_stderr,
             on_process_up=check("on_process_up", on_process_up),
             on_process_down=check("on_process_down", on_process_down),
             on_timeout_set=check("on_timeout_set", on_timeout_set),
@@ -208,6 +224,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         priority: int = 0,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        memory_limit: int | None = None,
     ) -> ApplyResult[T]:
         """Run ``func(*args, **kwds)`` in a worker; return at once.
 
@@ -245,6 +262,8 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
                 variables that the job itself changes stay changed in that worker.
             cwd: the worker's working directory while the job runs. Where it cannot be entered, the
                 job fails with that ``OSError``.
+            memory_limit: bytes that the worker and its children may have together while the job
+                runs; by default the pool's.
 
         Raises:
             TypeError: an argument of the wrong kind.
@@ -272,6 +291,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             or priority
             or env is not None
             or cwd is not None
+            or memory_limit is not None
             or callbacks_propagate
         ):
             checks.exception_classes("callbacks_propagate", callbacks_propagate)
@@ -289,6 +309,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
                 priority,
                 env,
                 cwd,
+                memory_limit,
             )
         name = config.name_of(func)
         try:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 from poolwatch import checks
 from poolwatch.core import Core
 from poolwatch.events import Event
+from poolwatch.evidence.stacks import WorkerStack
+from poolwatch.health import Health, examine
+from poolwatch.tally import PoolStats
 from poolwatch.workers import WorkerInfo
 
 
@@ -31,15 +35,80 @@ class PoolControl:
         """The pool's name."""
         return self._core.options.name
 
-    def listen(self, callback: Callable[[Event], object]) -> None:
-        """Call back with every event from now on, on a thread of the pool (see ``events``).
+    def listen(self, callback: Callable[[Any], object], *kinds: type[Event]) -> Callable[[], None]:
+        """Call back with events from now on, on a thread of the pool (see ``poolwatch.events``).
+
+        What comes with every job (``JobSent``, ``JobStarted``, ``JobDone``) costs every job some
+        microseconds, as long as somebody listens to it; the other events cost jobs nothing. One
+        that raises is reported in the log. Ten thousand events may wait for slow listeners; what is
+        beyond that is dropped and counted, see :meth:`stats`.
+
+        Args:
+            callback: called with each event.
+            kinds: classes of events to be called with, those derived from them included; by default
+                all.
+
+        Returns:
+            A function that ends it.
 
         Raises:
-            TypeError: not callable.
+            TypeError: not callable, or no class of events.
+            RuntimeError: in a forked child, which inherited the pool.
         """
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
-        self._core.listen(callback)
+        for kind in kinds:
+            if not isinstance(kind, type) or not issubclass(kind, Event):
+                raise TypeError(f"kinds must be classes of events, not {kind!r}")
+        return self._core.listen(callback, kinds)
+
+    # -- how it is -----------------------------------------------------------------------------
+
+    def health(self, timeout: float = 1.0) -> Health:
+        """Return a small verdict: working, idle, degraded, stalled or broken, with the reason.
+
+        For liveness probes: ``health().ok`` is False when the pool is stalled or broken. It looks
+        at the supervisor and at every worker process, also without ``stall_after``; only how long a
+        job may run is not known then.
+
+        Args:
+            timeout: seconds that the supervisor has to answer; a pool whose supervisor does not is
+                stalled.
+
+        Raises:
+            TypeError: not a number of seconds.
+            ValueError: not positive.
+            RuntimeError: in a forked child, which inherited the pool.
+        """
+        self._core.check_owner()
+        return examine(self._core, checks.seconds("timeout", timeout))
+
+    def stats(self) -> PoolStats:
+        """Return what the pool has done so far: counters, gauges, histograms. Always on.
+
+        Raises:
+            RuntimeError: in a forked child, which inherited the pool.
+        """
+        return self._core.stats()
+
+    def dump_stacks(self, timeout: float = 1.0) -> list[WorkerStack]:
+        """Return where all workers are: the stacks of all their Python threads.
+
+        Works at any time, also while a job holds the interpreter's lock in C code: the dump is
+        written by a signal handler in C (``faulthandler``). Jobs are not disturbed, but that a
+        system call may be interrupted.
+
+        Args:
+            timeout: seconds to wait for workers that do not answer, because they are stopped.
+
+        Raises:
+            TypeError: not a number of seconds.
+            ValueError: not positive.
+            RuntimeError: in a forked child, which inherited the pool, or in a policy.
+        """
+        if self._core.is_supervisor_thread():
+            raise RuntimeError("a policy runs in the supervisor's thread, which must not wait")
+        return self._core.dump_stacks(checks.seconds("timeout", timeout))
 
     def terminate_job(self, pid: int, sig: int = signal.SIGTERM) -> bool:
         """End the job that the worker with this process id runs (from billiard).

@@ -1,45 +1,107 @@
-"""Collecting what is known about a death, and about where a job was."""
+"""Collecting what is known about a death, and about the job that the worker was at.
+
+A dead worker is examined once: its exit status, its row, what it wrote before it died, what the
+kernel counted. For each job that it held the same record is then told with that job's particulars.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
+from poolwatch.evidence import core_dumps
+from poolwatch.evidence.call_text import describe_call
+from poolwatch.evidence.oom import OomWatch
+from poolwatch.evidence.stacks import read_dump, trim
+from poolwatch.evidence.verdicts import verdict
 from poolwatch.job import Job
 from poolwatch.loss import PYTHON_CRASH_SIGNALS, Postmortem, signal_of
 from poolwatch.transport import ledger
-from poolwatch.worker import main as worker_main
 from poolwatch.workers import WorkerProcess
 
-_MOST = 64 * 1024  # bytes of a dump that are read; faulthandler's own bound is lower
-_WORKER_FILE = worker_main.__file__
-_LAST_FRAME = "in serve"  # the worker loop's own frame: the user's frames are all above it
+_SIGKILL = -int(signal.SIGKILL)
 
 
-def collect(worker: WorkerProcess, job: Job | None, now: float) -> Postmortem:
-    """Return the record of a dead worker, and of the job it ran if it ran one.
+class Examiner:
+    """Writes the records.
 
     Args:
-        worker: the dead worker; its row and files are still open.
-        job: the job that it had begun, or None.
-        now: monotonic seconds.
+        oom: the kernel's counters.
+        limit_of: returns a job's memory limit in bytes, or None.
     """
-    run_time = None
-    if job is not None and worker.fields[ledger.STARTED] == job.serial:
-        run_time = max(0.0, now - worker.fields[ledger.STARTED_AT] / 1e9)
-    return Postmortem(
-        worker=worker.name,
-        pid=worker.pid,
-        exitcode=worker.exitcode,
-        phase=worker.phase(),
-        jobs_done=worker.done,
-        job=None if job is None else job.name,
-        job_id=None if job is None else job.id,
-        attempt=0 if job is None else job.attempts,
-        run_time=run_time,
-        reason=worker.reason,
-        traceback=_crash_traceback(worker),
-        peak_rss=worker.peak_rss,
-    )
+
+    def __init__(self, oom: OomWatch, limit_of: Callable[[Job], int | None]) -> None:
+        self._oom = oom
+        self._limit_of = limit_of
+
+    def examine(self, worker: WorkerProcess, now: float) -> Postmortem:
+        """Return the record of a dead worker; its row and files are still open.
+
+        Args:
+            worker: the dead worker.
+            now: monotonic seconds.
+        """
+        if worker.stderr is not None:
+            worker.stderr.read()
+        unexplained = worker.exitcode == _SIGKILL and worker.reason is None
+        most = worker.rss or worker.peak_rss
+        oom = self._oom.evidence(worker.membership, most) if unexplained else None
+        signum = signal_of(worker.exitcode)
+        record = Postmortem(
+            worker=worker.name,
+            pid=worker.pid,
+            exitcode=worker.exitcode,
+            phase=worker.phase(),
+            when=time.time(),
+            age=max(0.0, now - worker.born),
+            jobs_done=worker.done,
+            reason=worker.reason,
+            traceback=_crash_traceback(worker),
+            stderr=None if worker.stderr is None else worker.stderr.tail(),
+            out_of_memory=oom is not None,
+            oom=oom,
+            rss=worker.rss,
+            peak_rss=worker.peak_rss or None,
+            core=core_dumps.locate(worker.pid, signum)
+            if worker.core_dumped and worker.pid and signum
+            else None,
+        )
+        memory = self._oom.limit(worker.membership) or _physical_memory()
+        could_tell = self._oom.can_tell(worker.membership)
+        return replace(record, verdict=verdict(record, could_tell, memory))
+
+    def of_job(self, record: Postmortem, worker: WorkerProcess, job: Job, now: float) -> Postmortem:
+        """Return a worker's record with the particulars of a job that it held.
+
+        Args:
+            record: of the worker.
+            worker: the worker; its row is still open.
+            job: the job.
+            now: monotonic seconds.
+        """
+        fields, options = worker.fields, job.options
+        run_time = item = None
+        if fields[ledger.STARTED] == job.serial:
+            run_time = max(0.0, now - fields[ledger.STARTED_AT] / 1e9)
+            if job.is_chunk and fields[ledger.ITEM] != ledger.NO_ITEM:
+                item = fields[ledger.ITEM]
+        call = None
+        if item is not None or not job.is_chunk:
+            call = describe_call(job.name, bool(job.head), job.payload, item)
+        return replace(
+            record,
+            job=job.name,
+            job_id=job.id,
+            call=call,
+            tag=options.tag,
+            correlation_id=options.correlation_id,
+            attempt=job.attempts,
+            run_time=run_time,
+            memory_limit=self._limit_of(job),
+        )
 
 
 def _crash_traceback(worker: WorkerProcess) -> str | None:
@@ -48,34 +110,8 @@ def _crash_traceback(worker: WorkerProcess) -> str | None:
     return trim(read_dump(worker.hands.crash_fd, 0)) or None
 
 
-def dump_size(worker: WorkerProcess) -> int:
-    """Return how much the worker has written into its stack file so far, in bytes."""
-    return os.fstat(worker.hands.stack_fd).st_size
-
-
-def read_dump(fd: int, position: int) -> str:
-    """Return what faulthandler wrote into a file from a position on."""
-    return os.pread(fd, _MOST, position).decode("utf-8", "replace")
-
-
-def is_complete(dump: str) -> bool:
-    """True when a dump has come as far as the worker loop's own frame."""
-    end = dump.rfind(_WORKER_FILE)
-    return end >= 0 and _LAST_FRAME in dump[end:]
-
-
-def trim(dump: str) -> str:
-    """Leave out the worker's own frames, and those of the parent below which it was forked."""
-    kept: list[str] = []
-    own = False
-    for line in dump.splitlines():
-        if not line.startswith("  File "):
-            own = False
-        elif _WORKER_FILE in line:
-            own = True
-        if not own:
-            kept.append(line)
-    text = "\n".join(kept).strip("\n")
-    if text and "  File " not in text:
-        text += "\n  in the job's function itself, which is not Python code"
-    return text
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None

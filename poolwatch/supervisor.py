@@ -47,9 +47,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-from poolwatch import postmortem
 from poolwatch.aside import Aside
 from poolwatch.assist import Assist
+from poolwatch.bus import Bus
 from poolwatch.chunks import Part
 from poolwatch.config import PoolOptions
 from poolwatch.crew import Crew
@@ -57,15 +57,18 @@ from poolwatch.delivery import Delivery
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.endings import Endings, SlotEndings
 from poolwatch.events import (
-    Bus,
     HookFailed,
     JobLost,
     JobProcessDown,
     JobRetried,
     Trouble,
     WorkerDown,
+    WorkerRecycled,
 )
-from poolwatch.exceptions import PoolBroken, WorkerLostError
+from poolwatch.evidence.captured_stderr import StandardErrors
+from poolwatch.evidence.oom import OomWatch
+from poolwatch.evidence.stacks import StackDumps
+from poolwatch.exceptions import OutOfMemory, PoolBroken, WorkerLostError
 from poolwatch.hooks import Hooks
 from poolwatch.intake import Intake
 from poolwatch.job import Job, JobState
@@ -73,10 +76,15 @@ from poolwatch.launch.launcher import Launcher
 from poolwatch.limits import Limits
 from poolwatch.loop import EventLoop
 from poolwatch.loss import Postmortem
+from poolwatch.memory_watch import MemoryWatch
 from poolwatch.orders import Orders
 from poolwatch.policies import Fail, FailFast, LostWorkerPolicy, Retry
+from poolwatch.postmortem import Examiner
 from poolwatch.sizing import Sizing
 from poolwatch.slots import Slots
+from poolwatch.stalls import StallFinder, Watchdog
+from poolwatch.strikes import Strikes
+from poolwatch.tally import PoolStats, Tally
 from poolwatch.transport import ledger
 from poolwatch.workers import WorkerProcess, WorkerState
 
@@ -106,7 +114,13 @@ class Supervisor:
         self.dispatcher = dispatcher = Dispatcher(
             loop, bus, options.maxtasksperchild, options.processors
         )
-        self.crew = crew = Crew(options, loop, launcher, bus, self._on_readable, on_broken)
+        self.tally = tally = Tally()
+        self.errors = (
+            StandardErrors(options.name, loop, delivery) if options.capture_stderr else None
+        )
+        self.crew = crew = Crew(
+            options, loop, launcher, bus, self._on_readable, on_broken, tally, self.errors
+        )
         self.sizing = sizing = Sizing(
             loop,
             dispatcher,
@@ -116,13 +130,25 @@ class Supervisor:
             options.idle_timeout,
             options.processors,
         )
-        self.limits = Limits(loop, bus, dispatcher, crew, hooks, self._expect_death)
-        self.endings = endings = Endings(dispatcher, self.limits, hooks, on_drained)
+        self.stacks = StackDumps(loop, dispatcher, crew)
+        strikes = Strikes(dispatcher, crew, self.stacks, self._expect_death)
+        self.limits = Limits(loop, bus, dispatcher, crew, hooks, strikes)
+        self.memory = MemoryWatch(
+            loop, bus, dispatcher, crew, strikes, delivery, options.memory_limit
+        )
+        self.oom = oom = OomWatch(loop.time)
+        self._examiner = Examiner(oom, self.memory.limit_of)
+        self.stall_finder = StallFinder(loop, dispatcher, crew, options.stall_after)
+        self.endings = endings = Endings(dispatcher, self.limits, hooks, on_drained, tally)
         if slots is not None:
             slots.attach(dispatcher, lambda: sizing.most)
-            self.endings = endings = SlotEndings(dispatcher, self.limits, hooks, on_drained, slots)
+            self.endings = endings = SlotEndings(
+                dispatcher, self.limits, hooks, on_drained, tally, slots
+            )
         self.aside = Aside(loop, dispatcher, endings, hooks)
-        self.intake = Intake(loop, bus, dispatcher, crew, hooks, endings, self.aside, sizing)
+        self.intake = Intake(
+            loop, bus, dispatcher, crew, hooks, endings, self.aside, sizing, tally, oom
+        )
         grace = options.terminate_grace
         self.assist = Assist(loop, bus, dispatcher, self.intake, self.repair)
         self.orders = Orders(
@@ -131,15 +157,60 @@ class Supervisor:
         self._loop = loop
         self._on_drained = on_drained
         self._exited: list[WorkerProcess] = []
-        dispatcher.arm_deadlines = self.limits.arm
+        dispatcher.arm_deadlines = self._arm
         dispatcher.end_with_error = endings.with_error
         dispatcher.policy_of = self._refusing_policy_of
         dispatcher.may_refuse = _may_refuse(options.policy)
         dispatcher.holding = self._holding
+        dispatcher.everybody = lambda: list(crew.workers.values())
         dispatcher.on_broken = self._stream_broken
         dispatcher.on_emptied = crew.emptied
         dispatcher.help_along = self.assist.take_some
         dispatcher.repair = self.repair
+
+    def stats(self) -> PoolStats:
+        """Return what has happened so far. The dispatcher's lock is held. Any thread."""
+        dispatcher, tally = self.dispatcher, self.tally
+        dispatcher.take_arrivals()
+        counts = tally.counts
+        ended = {
+            "succeeded": tally.succeeded,
+            "failed": tally.failed + counts["FAILED"],
+            "lost": counts["LOST"],
+            "timed_out": counts["TIMED_OUT"],
+            "outgrew": counts["outgrew"],
+            "terminated": counts["TERMINATED"],
+            "cancelled": counts["CANCELLED"],
+        }
+        return PoolStats(
+            submitted=sum(ended.values()) + dispatcher.unfinished,
+            **ended,
+            retried=counts["retried"],
+            losses=dict(tally.losses),
+            workers_started=counts["workers_started"],
+            workers_died=counts["workers_died"],
+            workers_recycled=counts["workers_recycled"],
+            boot_failures=counts["boot_failures"],
+            unfinished=dispatcher.unfinished,
+            waiting=dispatcher.waiting(),
+            workers=sum(w.state is WorkerState.UP for w in self.crew.workers.values()),
+            idle=len(dispatcher.idle_workers()),
+            run_time=tally.run_time(),
+            wait_time=tally.wait_time(),
+            events_dropped=self.bus.dropped,
+        )
+
+    def watch_for_stalls(self) -> None:
+        """Look for stalls from now on, where the user wants that. In the supervisor's thread."""
+        seconds = self.options.stall_after
+        if seconds is not None:
+            loop, bus, dispatcher = self._loop, self.bus, self.dispatcher
+            Watchdog(loop, bus, dispatcher, self.stacks, self.stall_finder, seconds).start()
+
+    def _arm(self, job: Job) -> None:
+        self.limits.arm(job)
+        if job.options.memory_limit is not None:
+            self.memory.watch()
 
     def _on_readable(self, worker: WorkerProcess) -> None:
         self.intake.on_readable(worker)
@@ -208,12 +279,15 @@ class Supervisor:
                 if not self.dispatcher.unfinished:
                     self._on_drained()
 
-    def worker_exited(self, token: int, exitcode: int, peak_rss: int) -> None:
+    def worker_exited(
+        self, token: int, exitcode: int, peak_rss: int, core_dumped: bool = False
+    ) -> None:
         """Report of the launcher: the process has ended. The first report is final."""
         worker = self.crew.workers.get(token)
         if worker is not None and worker not in self._exited:
             worker.exitcode = exitcode
             worker.peak_rss = peak_rss
+            worker.core_dumped = core_dumped
             self._exited.append(worker)
 
     def zygote_died(self, tokens: list[int], reason: str) -> None:
@@ -246,7 +320,7 @@ class Supervisor:
     def _stream_broken(self, worker: WorkerProcess) -> None:
         """Writing to it failed: it is dead or will be, so that its jobs are dealt with there."""
         if worker.state is not WorkerState.DEAD:
-            self.crew.kill(worker)
+            self.crew.kill(worker, why="killed by this pool: its stream is broken")
 
     # -- deaths ------------------------------------------------------------------------------------
 
@@ -261,10 +335,10 @@ class Supervisor:
                 # The row is read before the state says DEAD, which forbids to.
                 judged = [(job, self._has_begun(worker, job)) for job in worker.jobs.values()]
                 self.dispatcher.remove(worker, WorkerState.DEAD)
+            record = self._examiner.examine(worker, self._loop.time())
             for job, begun in reversed(judged):
                 self.on_job_process_down(job, worker.pid)
-                self._judge(job, begun, worker)
-            record = postmortem.collect(worker, None, self._loop.time())
+                self._judge(job, begun, worker, record)
             with self.dispatcher.lock:
                 worker.jobs.clear()
                 self.crew.forget(worker)
@@ -286,16 +360,15 @@ class Supervisor:
             job.moves += 1
         return job.moves >= _DEATHS_RECEIVING
 
-    def _judge(self, job: Job, begun: bool, worker: WorkerProcess) -> None:
+    def _judge(self, job: Job, begun: bool, worker: WorkerProcess, record: Postmortem) -> None:
         with self.dispatcher.lock:
             if job.state.final:
                 return
             if begun and job.chunk is not None:
                 self._split(job.chunk, job, worker)
             if job.limit is not None:
-                job.attempts += 1
-                job.limit.postmortem = postmortem.collect(worker, job, self._loop.time())
-                self.endings.with_error(job, JobState.TIMED_OUT, job.limit)
+                now = self._loop.time()
+                self.endings.over_limit(job, self._examiner.of_job(record, worker, job, now))
                 return
             if job.terminated:
                 self.endings.on_purpose(job, worker.exitcode)
@@ -305,7 +378,7 @@ class Supervisor:
                 return
         if worker.exitcode == 0:
             worker.launcher.sweep(worker.token)  # os._exit(0) in a job looks like a clean leave
-        self.on_job_process_lost(job, worker.pid, worker.exitcode)
+        self.on_job_process_lost(job, worker.pid, worker.exitcode, record)
 
     def _split(self, chunk: Part, job: Job, worker: WorkerProcess) -> None:
         """Only the item that was begun is guilty: those behind it become a chunk of their own."""
@@ -323,13 +396,16 @@ class Supervisor:
         """Tell listeners that the process which held a job has ended (name as in billiard)."""
         self.bus.emit(JobProcessDown(self.bus.pool, job.id, job.name, pid))
 
-    def on_job_process_lost(self, job: Job, pid: int | None, exitcode: int | None) -> None:
+    def on_job_process_lost(
+        self, job: Job, pid: int | None, exitcode: int | None, record: Postmortem
+    ) -> None:
         """A job's process died under it: stamp the job, ask the policy (name as in billiard)."""
         worker = cast(WorkerProcess, job.worker)
         now = self._loop.time()
         job.worker_lost = (now, exitcode)
         job.attempts += 1
-        record = postmortem.collect(worker, job, now)
+        record = self._examiner.of_job(record, worker, job, now)
+        self.tally.losses[_cause_of(record)] += 1
         verdict = self._ask_policy(job, record)
         with self.dispatcher.lock:
             if job.state.final:
@@ -337,6 +413,7 @@ class Supervisor:
             if job.terminated:  # somebody asked while the policy thought
                 self.endings.on_purpose(job, exitcode)
             elif isinstance(verdict, Retry):
+                self.tally.counts["retried"] += 1
                 self.bus.emit(JobRetried(self.bus.pool, job.id, job.name, verdict.after, record))
                 self.aside.retry(job, verdict.after)
             elif verdict.after > 0:
@@ -361,7 +438,8 @@ class Supervisor:
 
     def mark_as_worker_lost(self, job: Job, exitcode: int | None, record: Postmortem) -> None:
         """End a job with ``WorkerLostError`` (name as in billiard). The lock is held."""
-        error = WorkerLostError(
+        kind = OutOfMemory if record.out_of_memory else WorkerLostError
+        error = kind(
             f"Worker exited prematurely: {record}",
             exitcode=exitcode,
             pid=record.pid,
@@ -388,15 +466,16 @@ class Supervisor:
             self.dispatcher.put_back(self.dispatcher.recall(worker))
             worker.unresponsive = True
             if job.limit is not None:
-                job.attempts += 1
-                self.endings.with_error(job, JobState.TIMED_OUT, job.limit)
+                self.endings.over_limit(job)
             else:
                 self.endings.on_purpose(job, _KILLED)
 
     def _gone(
         self, worker: WorkerProcess, record: Postmortem, was_booting: bool, expected: bool
     ) -> None:
-        self.bus.emit(WorkerDown(self.bus.pool, worker.name, worker.pid, worker.exitcode, expected))
+        self.tally.counts["workers_recycled" if expected else "workers_died"] += 1
+        kind = WorkerRecycled if expected else WorkerDown
+        self.bus.emit(kind(self.bus.pool, worker.name, worker.pid, worker.exitcode, expected))
         self.hooks.worker_down(worker)
         if worker.blameless:
             return
@@ -411,6 +490,10 @@ class Supervisor:
     def _refusing_policy_of(self, job: Job) -> LostWorkerPolicy | None:
         policy = job.options.policy or self.options.policy
         return policy if _may_refuse(policy) else None
+
+
+def _cause_of(record: Postmortem) -> str:
+    return "out of memory" if record.out_of_memory else record.signal_name or record.status_text
 
 
 def _may_refuse(policy: LostWorkerPolicy) -> bool:

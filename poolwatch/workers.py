@@ -15,6 +15,7 @@ from poolwatch.transport.rings import RingReader
 from poolwatch.transport.streams import Stream
 
 if TYPE_CHECKING:
+    from poolwatch.evidence.captured_stderr import CapturedStderr
     from poolwatch.job import Job
     from poolwatch.timers import Timer
 
@@ -58,6 +59,10 @@ class WorkerProcess:
         generation: how many restarts there were before it was made.
         place: number of its place in the pool; its replacement gets the same.
         processor: the one that it is pinned to, -1 for none.
+        membership: what is in its ``/proc/self/cgroup``, once it has booted.
+        stderr: its standard error, where that is captured.
+        rss: bytes that it and its children had when they were looked at last, or None.
+        core_dumped: the kernel has written a core dump of it.
     """
 
     __slots__ = (
@@ -66,6 +71,7 @@ class WorkerProcess:
         "boot_failure",
         "boot_timer",
         "born",
+        "core_dumped",
         "done",
         "exitcode",
         "fields",
@@ -74,6 +80,7 @@ class WorkerProcess:
         "jobs",
         "launcher",
         "leave_timer",
+        "membership",
         "name",
         "peak_rss",
         "pid",
@@ -83,10 +90,12 @@ class WorkerProcess:
         "reason",
         "report_timer",
         "ring",
+        "rss",
         "sending",
         "sent",
         "sent_at",
         "state",
+        "stderr",
         "stream",
         "token",
         "unresponsive",
@@ -130,6 +139,10 @@ class WorkerProcess:
         self.leave_timer: Timer | None = None
         self.report_timer: Timer | None = None
         self.reason: str | None = None
+        self.membership = ""
+        self.stderr: CapturedStderr | None = None
+        self.rss: int | None = None
+        self.core_dumped = False
 
     def running(self) -> Job | None:
         """Return the job that the worker has begun and not delivered, or None."""

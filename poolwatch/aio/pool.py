@@ -154,6 +154,7 @@ class AsyncPool(AsyncCalls):
         priority: int = 0,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        memory_limit: int | None = None,
     ) -> AsyncCalls:
         """Return something that calls as this pool does, but with options for each job.
 
@@ -168,7 +169,7 @@ class AsyncPool(AsyncCalls):
         policy = config.policy(lost_worker_policy, lost_worker_timeout)
         none = (None, None, None, None)
         options = config.job_options(
-            *none, soft, hard, policy, tag, correlation_id, priority, env, cwd
+            *none, soft, hard, policy, tag, correlation_id, priority, env, cwd, memory_limit
         )
         return AsyncCalls(self._pool, self._mailboxes, options)
 

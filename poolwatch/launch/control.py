@@ -22,10 +22,18 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(8 * array.array("i").itemsize)
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """To the zygote: make a worker. Descriptors: stream, ledger row, crash file, stack file."""
+    """To the zygote: make a worker.
+
+    Attributes:
+        token: number of the worker in its pool.
+        name: its name.
+        descriptors: how many travel with this message: stream, ledger row, crash file, stack file,
+            and with ``capture_stderr`` the pipe for standard error.
+    """
 
     token: int
     name: str
+    descriptors: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +91,14 @@ class WorkerExited:
         pid: its process id, free from now on.
         exitcode: negative for a signal.
         peak_rss: greatest resident set in bytes, as the kernel counted it.
+        core_dumped: the kernel has written a core dump.
     """
 
     token: int
     pid: int
     exitcode: int
     peak_rss: int
+    core_dumped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

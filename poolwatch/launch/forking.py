@@ -34,7 +34,7 @@ class ForkLauncher(Launcher):
     """Forks a zygote for every worker."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        super().__init__()
+        super().__init__(setup.capture_stderr)
         self._setup = setup
         self._alive: list[Zygote] = []
         self._fork_lock = threading.Lock()

@@ -91,13 +91,11 @@ def worker_main(
     number: int,
     setup_fd: int,
     sock_fd: int,
-    ledger_fd: int,
-    crash_fd: int,
-    stack_fd: int,
+    *rest_of_ends: int,
 ) -> NoReturn:
     """Become a worker in a fresh interpreter."""
-    ends = WorkerEnds(socket.socket(fileno=sock_fd), ledger_fd, crash_fd, stack_fd)
-    for fd in (sock_fd, ledger_fd, crash_fd, stack_fd, setup_fd):
+    ends = WorkerEnds(socket.socket(fileno=sock_fd), *rest_of_ends)
+    for fd in (sock_fd, *rest_of_ends, setup_fd):
         os.set_inheritable(fd, False)
     preparation, rest = _read_setup(setup_fd)
     try:

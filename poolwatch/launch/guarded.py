@@ -29,7 +29,7 @@ class GuardedLauncher(Launcher):
             OSError: the guardian could not be made.
             Exception: with ``spawn`` and ``forkserver``, what pickling the setup raised.
         """
-        super().__init__()
+        super().__init__(setup.capture_stderr)
         self._setup = setup
         self._fresh = None if method == "zygote" else FreshStart(setup, name, method)
         self._guardian: Child | None = None

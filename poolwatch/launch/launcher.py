@@ -32,7 +32,9 @@ class Reports(Protocol):
     def worker_not_started(self, token: int, errno: int) -> None:
         """Making the process failed for want of processes, memory or descriptors."""
 
-    def worker_exited(self, token: int, exitcode: int, peak_rss: int) -> None:
+    def worker_exited(
+        self, token: int, exitcode: int, peak_rss: int, core_dumped: bool = False
+    ) -> None:
         """The process has ended and been reaped."""
 
     def zygote_died(self, tokens: list[int], reason: str) -> None:
@@ -67,12 +69,15 @@ class WorkerHands:
         row: the worker's row of the ledger.
         crash_fd: faulthandler writes the traceback of a crash into this file.
         stack_fd: faulthandler writes the stacks that were asked for into this one.
+        stderr_fd: what the worker writes to standard error comes in here; None where it is not
+            captured. Whoever takes it closes it.
     """
 
     stream: Stream
     row: ledger.Row
     crash_fd: int
     stack_fd: int
+    stderr_fd: int | None = None
 
     def close(self) -> None:
         """Close everything."""
@@ -139,7 +144,8 @@ class Zygote:
 class Launcher(ABC):
     """Makes workers through zygotes; the rest of the parent sees only this."""
 
-    def __init__(self) -> None:
+    def __init__(self, captures_stderr: bool = False) -> None:
+        self._captures_stderr = captures_stderr
         self._reports: Reports
         self._watcher: Watcher
         self._stopping = False
@@ -163,15 +169,23 @@ class Launcher(ABC):
         hands, sock, ledger_fd = _make_ends()
         for index, value in notes.items():
             hands.row.fields[index] = value
+        fds, theirs = [sock.fileno(), ledger_fd, hands.crash_fd, hands.stack_fd], [ledger_fd]
         try:
-            fds = [sock.fileno(), ledger_fd, hands.crash_fd, hands.stack_fd]
-            self._order(control.StartWorker(token, name), fds)
+            if self._captures_stderr:
+                hands.stderr_fd, stderr = os.pipe()
+                os.set_blocking(hands.stderr_fd, False)
+                fds.append(stderr)
+                theirs.append(stderr)
+            self._order(control.StartWorker(token, name, len(fds)), fds)
         except BaseException:
             hands.close()
+            if hands.stderr_fd is not None:
+                os.close(hands.stderr_fd)
             raise
         finally:
             sock.close()
-            os.close(ledger_fd)
+            for fd in theirs:
+                os.close(fd)
         return hands
 
     @abstractmethod
@@ -251,9 +265,9 @@ class Launcher(ABC):
             case control.StartFailed(token, errno):
                 zygote.tokens.discard(token)
                 self._reports.worker_not_started(token, errno)
-            case control.WorkerExited(token, _, exitcode, peak_rss):
+            case control.WorkerExited(token, _, exitcode, peak_rss, core_dumped):
                 zygote.tokens.discard(token)
-                self._reports.worker_exited(token, exitcode, peak_rss)
+                self._reports.worker_exited(token, exitcode, peak_rss, core_dumped)
             case _:
                 raise AssertionError(f"unexpected message {message}")
 

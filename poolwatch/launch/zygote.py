@@ -24,7 +24,6 @@ from poolwatch.worker.process import run_bootstrapped, serve_as_worker
 from poolwatch.worker.title import set_title
 
 _ZYGOTE_SECONDS = 0.3  # how long the guardian waits for the zygote's own cleaning up
-_WORKER_FDS = 4
 _FIELD = struct.Struct("=Q")  # of the ledger
 _RSS_UNIT = 1024 if kernel.LINUX else 1  # ru_maxrss is in KiB on Linux and in bytes on macOS
 
@@ -98,7 +97,7 @@ class Zygote(Reaper):
         made: list[int | OSError] = []
         for order, fds in orders:
             try:
-                if len(fds) != _WORKER_FDS:
+                if len(fds) != order.descriptors:
                     raise OSError(errno.EMFILE, "the worker's descriptors did not fit our table")
                 pid = os.fork()
             except OSError as error:
@@ -122,9 +121,8 @@ class Zygote(Reaper):
                 os.close(fd)
         if self._nursery.exec_worker is not None:
             self._nursery.exec_worker(fds, name)
-        sock_fd, ledger_fd, crash_fd, stack_fd = fds
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, sock_fd)
-        ends = WorkerEnds(sock, ledger_fd, crash_fd, stack_fd)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0])
+        ends = WorkerEnds(sock, *fds[1:])
         serve_as_worker(self._nursery.setup, ends, name, parent_pid)
 
     def _report(self, token: int, made: int | OSError) -> None:
@@ -153,7 +151,13 @@ class Zygote(Reaper):
         self.spared.discard(pid)
         exitcode = os.waitstatus_to_exitcode(wait_status)
         self.channel.send(
-            control.WorkerExited(token, pid, exitcode, int(usage.ru_maxrss * _RSS_UNIT))
+            control.WorkerExited(
+                token,
+                pid,
+                exitcode,
+                int(usage.ru_maxrss * _RSS_UNIT),
+                os.WCOREDUMP(wait_status),
+            )
         )
         return True
 

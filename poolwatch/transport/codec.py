@@ -198,6 +198,11 @@ def _failure_by_value(error: BaseException) -> bytes | None:
     return payload if isinstance(payload, bytes) else None
 
 
+def failure_text(payload: bytes) -> str:
+    """Return what a failure says of its exception, without unpickling the exception itself."""
+    return Failure(*pickle.loads(payload)).text
+
+
 def decode_failure(payload: bytes) -> BaseException:
     """Return the job's exception, its traceback in the worker as ``__cause__``.
 

@@ -27,7 +27,7 @@ from poolwatch.transport.relay import RelayEnd
 from poolwatch.transport.settings import TravellingVariable
 from poolwatch.worker import chunks, current, relay, surroundings, title
 from poolwatch.worker.chunks import ChunkRunner
-from poolwatch.worker.memory import Resident
+from poolwatch.worker.memory import Resident, be_first_to_go, control_groups
 from poolwatch.worker.outbox import Outbox
 from poolwatch.worker.signals import Orders, die_of
 
@@ -51,6 +51,7 @@ class WorkerSetup:
         pool: name of the pool.
         relay: where log records go, or None.
         usage_memory: every job's own peak of memory is measured, also of the shortest.
+        capture_stderr: standard error goes to the parent through a pipe.
     """
 
     initializer: Callable[..., object] | None = None
@@ -62,16 +63,21 @@ class WorkerSetup:
     pool: str = "poolwatch"
     relay: RelayEnd | None = None
     usage_memory: bool = False
+    capture_stderr: bool = False
 
 
 @dataclass(slots=True)
 class WorkerEnds:
-    """The worker's own descriptors: its stream, its row and the files of faulthandler."""
+    """The worker's own descriptors: its stream, its row and the files of faulthandler.
+
+    And the pipe that takes the place of its standard error, where that is captured.
+    """
 
     sock: socket.socket
     ledger_fd: int
     crash_fd: int
     stack_fd: int
+    stderr_fd: int = -1
 
 
 class Worker:
@@ -109,6 +115,7 @@ class Worker:
         kernel.become_subreaper()
         kernel.register_membarrier()
         _reseed()
+        be_first_to_go()
         title.set_title(self._setup.pool, self._name)
         if self._setup.relay is not None:
             relay.install(self._setup.relay)
@@ -117,7 +124,7 @@ class Worker:
         )
         if self._initialize():
             self._fields[ledger.PHASE] = ledger.IDLE
-            self._outbox.send_through_stream(frames.READY, b"", 0, self._pid)
+            self._outbox.send_through_stream(frames.READY, control_groups(), 0, self._pid)
             self._cpu = process_time_ns()
             self._system = usage.system_ns()
             self._divide_at = monotonic_ns() + usage.SPLIT_NS

@@ -71,6 +71,9 @@ def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid:
     kernel.set_death_signal()
     if os.getppid() != parent_pid:
         os._exit(1)
+    if ends.stderr_fd >= 0:
+        os.dup2(ends.stderr_fd, 2)
+        os.close(ends.stderr_fd)
     multiprocessing.process.current_process().name = name
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     if util._afterfork_registry or util._finalizer_registry:  # type: ignore[attr-defined]

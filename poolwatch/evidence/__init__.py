@@ -1,0 +1,1 @@
+"""What can be found out about a worker from outside: its stacks, its memory, its last words."""
