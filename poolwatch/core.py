@@ -430,8 +430,7 @@ class Core:
         with self._launchers_lock:
             ended = self._ended
             if not ended:
-                others = [other for other in self._launchers if not other.is_gone()]
-                self._launchers = [*others, launcher]
+                self._launchers = [*self._present_launchers(), launcher]
                 # Jobs may meet workers of both kinds.
                 self.snapshot = self.snapshot.common(snapshot)
         if ended:
@@ -439,6 +438,9 @@ class Core:
             launcher.wait(_STOP_SECONDS)
             self.check_open()
         self.call_soon(lambda: self._restart(launcher, snapshot))
+
+    def _present_launchers(self) -> list[Launcher]:
+        return [launcher for launcher in self._launchers if not launcher.is_gone()]
 
     def _restart(self, launcher: Launcher, snapshot: Snapshot) -> None:
         launcher.attach(self.supervisor, self._loop)

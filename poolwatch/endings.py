@@ -53,9 +53,9 @@ class Endings:
 
     def with_frame(self, job: Job, state: JobState, frame: Frame) -> None:
         """End a job with any frame of its worker."""
+        job.wall, job.cpu = frame.first, frame.second
         self._dispatcher.move(job, state)
         job.attempts += 1
-        job.wall, job.cpu = frame.first, frame.second
         job.set_outcome(Outcome.of(frame))
         self._ended(job)
 

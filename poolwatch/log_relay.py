@@ -80,24 +80,30 @@ class LogRelay:
 
     def _read(self, count: int) -> bool:
         """Take in so many records; return False when there are no more."""
-        more = True
         with self._lock:
-            while count and more:
-                count -= 1
-                try:
-                    message = os.read(self.fileno(), LARGEST)
-                except OSError:  # nothing to read, or closed
-                    message = b""
-                more = bool(message)
-                if more and self._has_room(message):
-                    self._waiting.append(message)
-                    self._bytes += len(message)
-                elif more:
-                    self.dropped += 1
+            more = self._read_locked(count)
             schedule = bool(self._waiting) and not self._scheduled
             self._scheduled = self._scheduled or schedule
         if schedule:
             self._deliver(self._handle_some)
+        return more
+
+    def _read_locked(self, count: int) -> bool:
+        # A function of its own: at the end of a loop directly inside of a ``with``, a signal
+        # handler that raises leaves the lock taken (Python 3.12 and later).
+        more = True
+        while count and more:
+            count -= 1
+            try:
+                message = os.read(self.fileno(), LARGEST)
+            except OSError:  # nothing to read, or closed
+                message = b""
+            more = bool(message)
+            if more and self._has_room(message):
+                self._waiting.append(message)
+                self._bytes += len(message)
+            elif more:
+                self.dropped += 1
         return more
 
     def _has_room(self, message: bytes) -> bool:

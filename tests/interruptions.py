@@ -114,7 +114,7 @@ class Interrupter:
 
     def _pass(self, frame: FrameType) -> None:
         code = frame.f_code
-        place = (Path(code.co_filename).name, code.co_name, frame.f_lineno, frame.f_lasti)
+        place = (Path(code.co_filename).name, code.co_name, frame.f_lineno or 0, frame.f_lasti)
         self.passed[place] += 1
         if place == self._place and self.passed[place] == self._turn and not self.done:
             self.done = True

@@ -39,7 +39,7 @@ class _Short(reprlib.Repr):
         super().__init__()
         self.maxstring = self.maxother = 60
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 4
-        self.maxlevel = 3
+        self.maxlevel = 3  # lists within lists
 
 
 _short = _Short()

@@ -12,6 +12,7 @@ its end, or the pool's.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 from poolwatch.delivery import Delivery
@@ -19,7 +20,7 @@ from poolwatch.loop import EventLoop
 
 _AT_ONCE = 64 * 1024  # bytes, the size of a pipe
 _KEPT = 4096  # bytes of which the postmortem is told
-_MOST_WAITING = 64  # pieces that wait to be written
+_MOST_WAITING = 4 * 1024 * 1024  # bytes that wait to be written
 _STDERR = 2
 
 
@@ -32,14 +33,27 @@ class Forwarding:
 
     def __init__(self, name: str, substitute: Delivery) -> None:
         self._delivery = Delivery(f"{name}-stderr", substitute)
+        self._lock = threading.Lock()  # for what follows
+        self._waiting: list[bytes] = []
+        self._bytes = 0
         self.dropped = 0
 
     def write(self, data: bytes) -> None:
-        """Have something written; does not wait."""
-        if self._delivery.pending >= _MOST_WAITING:
-            self.dropped += len(data)
-            return
-        self._delivery.put(lambda: _write_all(data))
+        """Have something written; does not wait. In the supervisor's thread."""
+        with self._lock:
+            if self._bytes > _MOST_WAITING:
+                self.dropped += len(data)
+                return
+            is_first = not self._waiting
+            self._waiting.append(data)
+            self._bytes += len(data)
+        if is_first:
+            self._delivery.put(self._write_waiting)
+
+    def _write_waiting(self) -> None:
+        with self._lock:
+            data, self._waiting, self._bytes = b"".join(self._waiting), [], 0
+        _write_all(data)
 
     def stop(self, seconds: float) -> None:
         """Write what waits, no longer than so many seconds, and end."""
@@ -78,6 +92,7 @@ class CapturedStderr:
         self._forward = forward
         self._on_end = on_end
         self._tail = b""
+        self._line = b""  # that has not come to its end
         loop.watch(self, self.read)
 
     def fileno(self) -> int:
@@ -94,13 +109,24 @@ class CapturedStderr:
             except OSError:
                 data = b""
             if not data:
+                self._pass_on(b"", at_end=True)
                 self.close()
                 self._on_end(self)
                 return
             self._tail = (self._tail + data)[-_KEPT:]
-            self._forward(data)
+            self._pass_on(data)
             if len(data) < _AT_ONCE:
                 return
+
+    def _pass_on(self, data: bytes, at_end: bool = False) -> None:
+        """Pass on whole lines only, so that those of several workers do not run into each other."""
+        data = self._line + data
+        end = 1 + max(data.rfind(b"\n"), data.rfind(b"\r"))
+        if at_end or len(data) - end > _KEPT:
+            end = len(data)
+        self._line = data[end:]
+        if end:
+            self._forward(data[:end])
 
     def tail(self) -> str | None:
         """Return the last that was written, in whole lines where it is more than fits; or None."""
@@ -108,6 +134,13 @@ class CapturedStderr:
         if len(self._tail) == _KEPT:
             _, _, text = text.partition("\n")
         return text.rstrip() or None
+
+    def finish(self) -> None:
+        """Pass on what is there, and close."""
+        self.read()
+        if self._fd >= 0:
+            self._pass_on(b"", at_end=True)
+            self.close()
 
     def close(self) -> None:
         """Read no more; may be called more than once."""
@@ -153,8 +186,7 @@ class StandardErrors:
     def finish(self, seconds: float) -> None:
         """Pass on what is there, no longer than so many seconds, and close everything."""
         for captured in list(self._open):
-            captured.read()
-            captured.close()
+            captured.finish()
         self._open.clear()
         self._forwarding.stop(seconds)
 

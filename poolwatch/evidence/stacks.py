@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ _MOST = 64 * 1024  # bytes of a dump that are read; faulthandler's own bound is 
 _FULL = 1024 * 1024  # bytes of old dumps in a worker's file before it is emptied
 _WORKER_FILE = worker_main.__file__
 _PACKAGE = os.path.dirname(os.path.dirname(_WORKER_FILE))
+_HEADER = re.compile(r"^(Fatal Python error|Thread 0x|Current thread 0x)", re.MULTILINE)
 _LAST_FRAME = "in serve"  # the worker loop's own frame: the user's frames are all above it
 
 
@@ -171,8 +173,13 @@ class StackDumps:
 
 
 def read_dump(fd: int, position: int) -> str:
-    """Return what faulthandler wrote into a file from a position on."""
-    return os.pread(fd, _MOST, position).decode("utf-8", "replace")
+    """Return what faulthandler wrote into a file from a position on: whole threads.
+
+    The end of an earlier dump, which nobody waited for, may come before.
+    """
+    text = os.pread(fd, _MOST, position).decode("utf-8", "replace")
+    start = _HEADER.search(text)
+    return "" if start is None else text[start.start() :]
 
 
 def is_complete(dump: str) -> bool:

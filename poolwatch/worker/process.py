@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing.process
 import os
+import sys
 import threading
 from collections.abc import Callable
 from multiprocessing import util
@@ -74,6 +75,8 @@ def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid:
     if ends.stderr_fd >= 0:
         os.dup2(ends.stderr_fd, 2)
         os.close(ends.stderr_fd)
+        # In the parent it may have been something else that would be written to directly.
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     multiprocessing.process.current_process().name = name
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     if util._afterfork_registry or util._finalizer_registry:  # type: ignore[attr-defined]
