@@ -76,7 +76,7 @@ def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid:
         os.dup2(ends.stderr_fd, 2)
         os.close(ends.stderr_fd)
         # In the parent it may have been something else that would be written to directly.
-        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     multiprocessing.process.current_process().name = name
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     if util._afterfork_registry or util._finalizer_registry:  # type: ignore[attr-defined]
