@@ -18,6 +18,7 @@ from typing import Any
 from poolwatch import events
 from poolwatch.delivery import Delivery
 from poolwatch.events import Event
+from poolwatch.loss import human_status
 from poolwatch.transport.codec import safe_repr
 
 logger = logging.getLogger("poolwatch")
@@ -171,9 +172,10 @@ def describe(event: Event) -> str:
             return text
         case events.WorkerUp(_, worker, pid):
             return f"worker {worker} (pid {pid}) is up"
-        case events.WorkerDown(_, worker, pid, exitcode, expected):
-            how = "left" if expected else "died"
-            return f"worker {worker} (pid {pid}) {how}, exit code {exitcode}"
+        case events.WorkerRecycled(_, worker, pid):
+            return f"worker {worker} (pid {pid}) has left"
+        case events.WorkerDown(_, worker, pid, exitcode, _, verdict):
+            return f"worker {worker} (pid {pid}) died: {human_status(exitcode)}; {verdict}"
         case events.BootFailed(_, worker, pid, failures, reason):
             return f"worker {worker} (pid {pid}) did not boot ({failures} in a row): {reason}"
         case events.Trouble(_, text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poolwatch.dispatcher import Dispatcher
+from poolwatch.evidence.verdicts import innermost
 from poolwatch.exceptions import (
     JobCancelled,
     MemoryLimitExceeded,
@@ -77,6 +78,11 @@ class Endings:
         assert error is not None
         job.attempts += 1
         error.postmortem = record
+        if record is not None and record.traceback is not None:
+            error.stack = record.traceback
+            place = innermost(error.stack)
+            where = "" if place is None else f"; it was at {place}"
+            error.args = (f"{error}{where}\n{error.stack}",)
         is_time = isinstance(error, TimeLimitExceeded)
         self.with_error(job, JobState.TIMED_OUT if is_time else JobState.FAILED, error)
 

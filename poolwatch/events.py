@@ -211,12 +211,14 @@ class WorkerDown(Event):
 
     Attributes:
         expected: it was recycled or told to leave.
+        verdict: why, in one sentence, see ``Postmortem``.
     """
 
     worker: str
     pid: int | None
     exitcode: int | None
     expected: bool
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)

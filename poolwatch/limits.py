@@ -12,7 +12,6 @@ from poolwatch.bus import Bus
 from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.events import JobTimedOut
-from poolwatch.evidence.verdicts import innermost
 from poolwatch.exceptions import TimeLimitExceeded
 from poolwatch.hooks import Hooks
 from poolwatch.job import NO_OPTIONS, Job
@@ -120,23 +119,6 @@ class Limits:
             if not self._strikes.isolate(worker, serial):
                 self._arm_hard(job, self._loop.time() + _SENDING_SECONDS)
                 return
-            self._strikes.strike(
-                worker,
-                job,
-                item,
-                lambda stack: self._kill(worker, job, stack),
-                lambda: self._arm_hard(job, self._loop.time()),  # the next item is not due
-            )
-
-    def _kill(self, worker: WorkerProcess, job: Job, stack: str | None) -> None:
-        limit = job.options.timeout or 0.0
-        text = f"job {job.id} {job.name} ran longer than its limit of {limit:g} s"
-        place = innermost(stack)
-        if place is not None:
-            text += f"; it was at {place}"
-        if stack is not None:
-            text += f"\n{stack}"
-        error = TimeLimitExceeded(text, timeout=limit, stack=stack)
-        self._strikes.kill(worker, job, error)
-        self._bus.emit(JobTimedOut(self._bus.pool, job.id, job.name, False, limit, stack))
-        self._hooks.limit_hit(job, False, limit)
+            text = f"job {job.id} {job.name} ran longer than its limit of {limit:g} s"
+            self._strikes.strike(worker, job, item, TimeLimitExceeded(text, timeout=limit))
+            self._hooks.limit_hit(job, False, limit)

@@ -25,7 +25,11 @@ def signal_name(signum: int) -> str:
     try:
         return signal.Signals(signum).name
     except ValueError:
-        return f"SIG{signum}"
+        pass
+    first = getattr(signal, "SIGRTMIN", None)
+    if first is not None and first < signum <= signal.SIGRTMAX:
+        return f"SIGRTMIN+{signum - first}"
+    return f"SIG{signum}"
 
 
 def human_status(status: int | None) -> str:

@@ -15,16 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import psutil
-
-from poolwatch.bus import Bus
 from poolwatch.crew import Crew
 from poolwatch.delivery import Delivery
 from poolwatch.dispatcher import Dispatcher
-from poolwatch.events import JobOutgrew
-from poolwatch.evidence.verdicts import innermost
 from poolwatch.exceptions import MemoryLimitExceeded
 from poolwatch.job import Job
 from poolwatch.loop import EventLoop
@@ -32,6 +27,9 @@ from poolwatch.loss import mebibytes
 from poolwatch.strikes import Strikes
 from poolwatch.transport import ledger
 from poolwatch.workers import WorkerProcess
+
+if TYPE_CHECKING:
+    import psutil
 
 _PAUSE = 0.02  # s between two samples
 _SHARE = 10  # a sample that takes long is followed by a pause so many times as long
@@ -73,13 +71,14 @@ class MemoryWatch:
     """Watches the jobs that have a memory limit.
 
     Args:
+        name: of the pool.
         limit: in bytes, for every job that names none; None for no limit.
     """
 
     def __init__(
         self,
         loop: EventLoop,
-        bus: Bus,
+        name: str,
         dispatcher: Dispatcher,
         crew: Crew,
         strikes: Strikes,
@@ -87,13 +86,12 @@ class MemoryWatch:
         limit: int | None,
     ) -> None:
         self._loop = loop
-        self._bus = bus
         self._dispatcher = dispatcher
         self._crew = crew
         self._strikes = strikes
         self._limit = limit
         self._sampler = _Sampler()
-        self._thread = Delivery(f"{bus.pool}-memory", substitute)
+        self._thread = Delivery(f"{name}-memory", substitute)
         self._followed: dict[WorkerProcess, _Followed] = {}
         self._watching = False
         if limit is not None:
@@ -162,32 +160,13 @@ class MemoryWatch:
     def _strike(self, worker: WorkerProcess, job: Job, followed: _Followed) -> None:
         if not self._strikes.isolate(worker, job.serial):
             return
-        item = worker.fields[ledger.ITEM]
-        self._strikes.strike(
-            worker, job, item, lambda stack: self._kill(worker, job, followed, stack), _spared
-        )
-
-    def _kill(
-        self, worker: WorkerProcess, job: Job, followed: _Followed, stack: str | None
-    ) -> None:
-        if job.limit is not None:
-            return  # its time is over as well
         limit, rss = followed.limit, followed.samples[-1].rss
         text = (
             f"job {job.id} {job.name} grew beyond its memory limit of {mebibytes(limit)}: "
             f"its worker and its children had {mebibytes(rss)}"
         )
-        place = innermost(stack)
-        if place is not None:
-            text += f"; it was at {place}"
-        samples = tuple(followed.samples)
-        error = MemoryLimitExceeded(text, limit=limit, rss=rss, samples=samples, stack=stack)
-        self._strikes.kill(worker, job, error)
-        self._bus.emit(JobOutgrew(self._bus.pool, job.id, job.name, limit, rss))
-
-
-def _spared() -> None:
-    """Another item of the chunk has begun: it is looked at anew."""
+        error = MemoryLimitExceeded(text, limit=limit, rss=rss, samples=tuple(followed.samples))
+        self._strikes.strike(worker, job, worker.fields[ledger.ITEM], error)
 
 
 class _Sampler:
@@ -222,6 +201,8 @@ class _Sampler:
 
 
 def _children_of(pid: int) -> list[psutil.Process]:
+    import psutil  # not for pools that have no limit
+
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.Error:
@@ -229,6 +210,8 @@ def _children_of(pid: int) -> list[psutil.Process]:
 
 
 def _rss_of(pid: int) -> int:
+    import psutil
+
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:

@@ -59,7 +59,7 @@ class Examiner:
             age=max(0.0, now - worker.born),
             jobs_done=worker.done,
             reason=worker.reason,
-            traceback=_crash_traceback(worker),
+            traceback=_last_stacks(worker),
             stderr=None if worker.stderr is None else worker.stderr.tail(),
             out_of_memory=oom is not None,
             oom=oom,
@@ -104,7 +104,11 @@ class Examiner:
         )
 
 
-def _crash_traceback(worker: WorkerProcess) -> str | None:
+def _last_stacks(worker: WorkerProcess) -> str | None:
+    """Return where the worker was when it died, as far as it said so."""
+    if worker.struck is not None:
+        dump = read_dump(worker.hands.stack_fd, worker.struck.position)
+        return trim(dump) or None
     if signal_of(worker.exitcode) not in PYTHON_CRASH_SIGNALS:
         return None
     return trim(read_dump(worker.hands.crash_fd, 0)) or None

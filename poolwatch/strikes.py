@@ -1,8 +1,12 @@
 """Killing a worker for what its job does, so that nobody else pays for it.
 
 A deliberate kill never hits a neighbour: what the worker has not begun is recalled first, so that
-nothing more can start there; a job that has finished meanwhile keeps its result. Between the two
-the worker is asked where it is, through faulthandler, in C.
+nothing more can start there; a job that has finished meanwhile keeps its result.
+
+The signal that kills first has faulthandler write where the worker is. Both happen inside of one
+signal handler: were the worker asked first and killed afterwards, the signal could interrupt a call
+in C, the job would run on with what that returned, and end well after its limit. Where the signal
+does not get through (the worker is stopped, or blocks all signals), SIGKILL follows.
 """
 
 from __future__ import annotations
@@ -11,11 +15,12 @@ from collections.abc import Callable
 
 from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
-from poolwatch.evidence.stacks import StackDumps
+from poolwatch.evidence import stacks
 from poolwatch.exceptions import MemoryLimitExceeded, TimeLimitExceeded
 from poolwatch.job import Job
-from poolwatch.transport import ledger
-from poolwatch.workers import WorkerProcess, WorkerState
+from poolwatch.loop import EventLoop
+from poolwatch.transport import kernel, ledger
+from poolwatch.workers import Strike, WorkerProcess, WorkerState
 
 _DUMP_SECONDS = 0.05  # a dump that takes longer is taken as it is
 
@@ -25,14 +30,14 @@ class Strikes:
 
     def __init__(
         self,
+        loop: EventLoop,
         dispatcher: Dispatcher,
         crew: Crew,
-        stacks: StackDumps,
         expect_death: Callable[[Job], None],
     ) -> None:
+        self._loop = loop
         self._dispatcher = dispatcher
         self._crew = crew
-        self._stacks = stacks
         self._expect_death = expect_death
 
     def holder(self, job: Job, serial: int) -> WorkerProcess | None:
@@ -62,34 +67,23 @@ class Strikes:
         worker: WorkerProcess,
         job: Job,
         item: int,
-        kill: Callable[[str | None], None],
-        spared: Callable[[], None],
+        error: TimeLimitExceeded | MemoryLimitExceeded,
     ) -> None:
-        """Ask the worker where it is; then have it killed, if it is still at it.
+        """Kill the worker; the job ends with this error when it is dead.
 
         Args:
             worker: the one that runs the job, isolated.
             job: the job.
             item: of a chunk, the one that has gone too far.
-            kill: told where it was; is to call :meth:`kill`.
-            spared: called instead when that item has ended meanwhile and another has begun.
+            error: does not say yet where the job was.
         """
-        serial = job.serial
-
-        def asked(stack: str | None) -> None:
-            if self.holder(job, serial) is not worker:
-                return
-            if worker.fields[ledger.ITEM] != item:
-                spared()
-            elif worker.fields[ledger.FINISHED] < serial:  # or its result is on its way
-                kill(stack or None)
-
-        self._stacks.request(worker, _DUMP_SECONDS, asked)
-
-    def kill(
-        self, worker: WorkerProcess, job: Job, error: TimeLimitExceeded | MemoryLimitExceeded
-    ) -> None:
-        """Kill the worker; the job ends with this error when it is dead."""
         job.limit = error
-        self._crew.kill(worker, why=f"killed by this pool: {error.args[0].splitlines()[0]}")
+        worker.struck = Strike(stacks.size_of_dumps(worker), item)
+        self._crew.kill(worker, kernel.FATAL_STACK_SIGNAL, why=f"killed by this pool: {error}")
+        self._loop.call_later(_DUMP_SECONDS, lambda: self._finish_off(worker))
         self._expect_death(job)
+
+    def _finish_off(self, worker: WorkerProcess) -> None:
+        with self._dispatcher.lock:
+            if worker.state is not WorkerState.DEAD:
+                self._crew.kill(worker)

@@ -59,8 +59,10 @@ from poolwatch.endings import Endings, SlotEndings
 from poolwatch.events import (
     HookFailed,
     JobLost,
+    JobOutgrew,
     JobProcessDown,
     JobRetried,
+    JobTimedOut,
     Trouble,
     WorkerDown,
     WorkerRecycled,
@@ -68,7 +70,7 @@ from poolwatch.events import (
 from poolwatch.evidence.captured_stderr import StandardErrors
 from poolwatch.evidence.oom import OomWatch
 from poolwatch.evidence.stacks import StackDumps
-from poolwatch.exceptions import OutOfMemory, PoolBroken, WorkerLostError
+from poolwatch.exceptions import OutOfMemory, PoolBroken, TimeLimitExceeded, WorkerLostError
 from poolwatch.hooks import Hooks
 from poolwatch.intake import Intake
 from poolwatch.job import Job, JobState
@@ -131,10 +133,10 @@ class Supervisor:
             options.processors,
         )
         self.stacks = StackDumps(loop, dispatcher, crew)
-        strikes = Strikes(dispatcher, crew, self.stacks, self._expect_death)
+        strikes = Strikes(loop, dispatcher, crew, self._expect_death)
         self.limits = Limits(loop, bus, dispatcher, crew, hooks, strikes)
         self.memory = MemoryWatch(
-            loop, bus, dispatcher, crew, strikes, delivery, options.memory_limit
+            loop, options.name, dispatcher, crew, strikes, delivery, options.memory_limit
         )
         self.oom = oom = OomWatch(loop.time)
         self._examiner = Examiner(oom, self.memory.limit_of)
@@ -367,8 +369,11 @@ class Supervisor:
             if begun and job.chunk is not None:
                 self._split(job.chunk, job, worker)
             if job.limit is not None:
-                now = self._loop.time()
-                self.endings.over_limit(job, self._examiner.of_job(record, worker, job, now))
+                if begun and self._is_spared(job, worker):
+                    job.limit = None
+                    self.aside.retry(job, 0.0)
+                else:
+                    self._over_limit(job, worker, record)
                 return
             if job.terminated:
                 self.endings.on_purpose(job, worker.exitcode)
@@ -379,6 +384,22 @@ class Supervisor:
         if worker.exitcode == 0:
             worker.launcher.sweep(worker.token)  # os._exit(0) in a job looks like a clean leave
         self.on_job_process_lost(job, worker.pid, worker.exitcode, record)
+
+    def _is_spared(self, job: Job, worker: WorkerProcess) -> bool:
+        """True when the guilty item ended before the blow, and another one has caught it."""
+        struck = worker.struck
+        return job.is_chunk and struck is not None and worker.fields[ledger.ITEM] != struck.item
+
+    def _over_limit(self, job: Job, worker: WorkerProcess, record: Postmortem) -> None:
+        record = self._examiner.of_job(record, worker, job, self._loop.time())
+        limit, pool = job.limit, self.bus.pool
+        self.endings.over_limit(job, record)
+        if isinstance(limit, TimeLimitExceeded):
+            seconds = limit.timeout or 0.0
+            self.bus.emit(JobTimedOut(pool, job.id, job.name, False, seconds, limit.stack))
+        elif limit is not None:
+            event = JobOutgrew(pool, job.id, job.name, limit.limit or 0, limit.rss or 0)
+            self.bus.emit(event)
 
     def _split(self, chunk: Part, job: Job, worker: WorkerProcess) -> None:
         """Only the item that was begun is guilty: those behind it become a chunk of their own."""
@@ -475,7 +496,16 @@ class Supervisor:
     ) -> None:
         self.tally.counts["workers_recycled" if expected else "workers_died"] += 1
         kind = WorkerRecycled if expected else WorkerDown
-        self.bus.emit(kind(self.bus.pool, worker.name, worker.pid, worker.exitcode, expected))
+        self.bus.emit(
+            kind(
+                self.bus.pool,
+                worker.name,
+                worker.pid,
+                worker.exitcode,
+                expected,
+                record.verdict,
+            )
+        )
         self.hooks.worker_down(worker)
         if worker.blameless:
             return

@@ -7,7 +7,7 @@ import os
 import select
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.launch.launcher import Launcher, WorkerHands
 from poolwatch.transport import ledger
@@ -27,6 +27,18 @@ class WorkerState(enum.Enum):
     UP = 2
     LEAVING = 3  # recycled or told to leave; takes no more jobs
     DEAD = 4
+
+
+class Strike(NamedTuple):
+    """A deliberate kill.
+
+    Attributes:
+        position: where the dump of stacks begins in the worker's file.
+        item: of a chunk, the one that is to blame.
+    """
+
+    position: int
+    item: int
 
 
 class WorkerProcess:
@@ -63,6 +75,7 @@ class WorkerProcess:
         stderr: its standard error, where that is captured.
         rss: bytes that it and its children had when they were looked at last, or None.
         core_dumped: the kernel has written a core dump of it.
+        struck: it is being killed for what its job does, see ``strikes``.
     """
 
     __slots__ = (
@@ -97,6 +110,7 @@ class WorkerProcess:
         "state",
         "stderr",
         "stream",
+        "struck",
         "token",
         "unresponsive",
     )
@@ -143,6 +157,7 @@ class WorkerProcess:
         self.stderr: CapturedStderr | None = None
         self.rss: int | None = None
         self.core_dumped = False
+        self.struck: Strike | None = None
 
     def running(self) -> Job | None:
         """Return the job that the worker has begun and not delivered, or None."""

@@ -11,7 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 import faults
-from work import ring, wait_at
+from work import note, ring, wait_at
 
 
 def parse(page: str, depth: int = 2) -> NoReturn:
@@ -74,6 +74,13 @@ def hold_memory_in_child(megabytes: int) -> NoReturn:
     code = f"b = bytearray(b'x' * ({megabytes} * 2**20)); import time; time.sleep(60)"
     subprocess.run([sys.executable, "-c", code], check=False)
     raise AssertionError("the child has ended")
+
+
+def sleep_in_c(path: str) -> int:
+    """A call in C that any signal ends early, with the interpreter's lock held."""
+    left = int(ctypes.PyDLL(None).sleep(60))
+    note(path, "ran on")
+    return left
 
 
 def grow_for_ever() -> NoReturn:

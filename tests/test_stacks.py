@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import death_work
@@ -46,6 +47,16 @@ def test_limit_says_where_a_loop_in_c_is(make_pool: Any, stage: Stage) -> None:
     first = str(caught.value).splitlines()[0]
     assert "tests/death_work.py:" in first
     assert first.endswith("in hold_the_interpreter")
+
+
+def test_call_in_c_does_not_return_at_the_limit(make_pool: Any, tmp_path: Path) -> None:
+    """What interrupts it must not let the job run on, and end as if nothing had been."""
+    path = tmp_path / "notes"
+    pool = make_pool(1)
+    for _ in range(5):
+        with pytest.raises(TimeLimitExceeded, match="in sleep_in_c"):
+            pool.apply_async(death_work.sleep_in_c, (str(path),), timeout=0.2).get(DEADLINE)
+    assert not path.exists()
 
 
 def test_idle_workers_say_so(make_pool: Any) -> None:

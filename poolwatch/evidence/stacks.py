@@ -99,10 +99,9 @@ class StackDumps:
         if dump is not None:
             dump.waiters.append((deadline, then))
             return
-        fd = worker.hands.stack_fd
-        position = os.fstat(fd).st_size
-        if position > _FULL:
-            os.ftruncate(fd, 0)
+        position = size_of_dumps(worker)
+        if position > _FULL and worker.struck is None:
+            os.ftruncate(worker.hands.stack_fd, 0)
             position = 0
         self._pending[worker] = _Dump(position, [(deadline, then)])
         self._crew.kill(worker, kernel.STACK_SIGNAL)
@@ -170,6 +169,11 @@ class StackDumps:
             for worker in asked
             if (info := infos.get(worker.pid or 0)) is not None
         ]
+
+
+def size_of_dumps(worker: WorkerProcess) -> int:
+    """Return how much the worker has written into its file so far, in bytes."""
+    return os.fstat(worker.hands.stack_fd).st_size
 
 
 def read_dump(fd: int, position: int) -> str:

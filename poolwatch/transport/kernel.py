@@ -50,6 +50,9 @@ yield_processor = getattr(os, "sched_yield", lambda: None)
 STACK_SIGNAL = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 """Asks a worker for a stack dump (handled by faulthandler, in C)."""
 
+FATAL_STACK_SIGNAL = signal.SIGRTMIN + 13 if hasattr(signal, "SIGRTMIN") else signal.SIGXCPU
+"""Likewise, and the worker dies of it before it runs anything else."""
+
 ALARM_SIGNAL = signal.SIGRTMIN + 12 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 """Tells a worker in a chunk that outcomes have waited long enough."""
 

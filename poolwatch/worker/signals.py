@@ -18,7 +18,13 @@ from types import FrameType
 from poolwatch.exceptions import SoftTimeLimitExceeded
 from poolwatch.transport import kernel, ledger
 
-_OURS = {signal.SIGTERM, kernel.SOFT_LIMIT_SIGNAL, kernel.STACK_SIGNAL, kernel.ALARM_SIGNAL}
+_OURS = {
+    signal.SIGTERM,
+    kernel.SOFT_LIMIT_SIGNAL,
+    kernel.STACK_SIGNAL,
+    kernel.FATAL_STACK_SIGNAL,
+    kernel.ALARM_SIGNAL,
+}
 
 
 class Orders:
@@ -45,6 +51,13 @@ class Orders:
         signal.signal(kernel.SOFT_LIMIT_SIGNAL, self._on_soft_limit)
         faulthandler.enable(file=crash_fd, all_threads=True)
         faulthandler.register(kernel.STACK_SIGNAL, file=stack_fd, all_threads=True, chain=False)
+        # A worker that is killed because its job has gone too far must not run on between the dump
+        # and the kill: a call in C that the signal interrupts would return, and the job with it.
+        # The handler that is chained to is the kernel's, which ends the process.
+        signal.signal(kernel.FATAL_STACK_SIGNAL, signal.SIG_DFL)
+        faulthandler.register(
+            kernel.FATAL_STACK_SIGNAL, file=stack_fd, all_threads=True, chain=True
+        )
         self.unblock()
 
     def block(self) -> None:
@@ -64,6 +77,7 @@ class Orders:
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         faulthandler.unregister(kernel.STACK_SIGNAL)
+        faulthandler.unregister(kernel.FATAL_STACK_SIGNAL)
 
     def begin(self, serial: int) -> None:
         """The job's own code runs from here on; an order may have come before that."""
