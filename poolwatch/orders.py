@@ -19,8 +19,6 @@ from poolwatch.transport import ledger
 from poolwatch.watch import Watch
 from poolwatch.workers import WorkerProcess, WorkerState
 
-_ON_PURPOSE = "killed by this pool: its job was terminated or cancelled"
-
 
 class Orders:
     """Carries out what users ask of single jobs."""
@@ -168,7 +166,7 @@ class Orders:
         grace = self._grace if signum != signal.SIGKILL else 0.0
         if signum == signal.SIGTERM:
             worker.fields[ledger.TERM_ORDER] = serial
-        self._crew.kill(worker, signum, why=_ON_PURPOSE)
+        self._crew.kill(worker, signum)
         if grace > 0:
             self._loop.call_later(grace, lambda: self._kill(worker, job, serial))
         else:
@@ -181,5 +179,5 @@ class Orders:
                 return
             if worker.fields[ledger.FINISHED] >= serial:
                 return
-            self._crew.kill(worker, why=_ON_PURPOSE)
+            self._crew.kill(worker)
             self._expect_death(job)

@@ -337,6 +337,8 @@ class Supervisor:
                 # The row is read before the state says DEAD, which forbids to.
                 judged = [(job, self._has_begun(worker, job)) for job in worker.jobs.values()]
                 self.dispatcher.remove(worker, WorkerState.DEAD)
+            if any(begun and job.terminated for job, begun in judged):
+                worker.ended_on_purpose()
             record = self._examiner.examine(worker, self._loop.time())
             for job, begun in reversed(judged):
                 self.on_job_process_down(job, worker.pid)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from poolwatch.timers import Timer
 
 
+_ORDERED = (-signal.SIGTERM, -signal.SIGKILL)
+
+
 class WorkerState(enum.Enum):
     """Where a worker is in its life."""
 
@@ -174,6 +177,11 @@ class WorkerProcess:
         if phase == "idle" and receiving > self.fields[ledger.STARTED] and receiving in self.jobs:
             return "receiving"
         return phase
+
+    def ended_on_purpose(self) -> None:
+        """The job that it ran was terminated: that is what its end by these signals means."""
+        if self.reason is None and self.exitcode in _ORDERED:
+            self.reason = "killed by this pool: its job was terminated or cancelled"
 
     def has_ended(self) -> bool:
         """Return True when the process has ended, reported or not."""

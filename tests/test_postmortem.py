@@ -235,6 +235,31 @@ def test_what_the_pool_did_is_not_called_a_kill_from_outside(make_pool: Any, sta
     assert caught.value.postmortem.verdict.startswith("killed by this pool: job 1 hang ran longer")
 
 
+def test_job_that_swallowed_its_end_leaves_no_trace(make_pool: Any, stage: Stage) -> None:
+    """Its worker's later death is told as what it is."""
+    pool = make_pool(1)
+    pid = only_worker(pool)
+    job = pool.apply_async(faults.swallow_exit, (stage.bell,))
+    stage.heard()
+    job.terminate()
+    job.get(DEADLINE)
+    assert only_worker(pool) == pid
+    record = record_of(pool, faults.kill_self, int(signal.SIGKILL))
+    assert record.verdict == "killed by SIGKILL from outside (not by this pool)"
+
+
+def test_terminated_job_s_worker_is_told_so(make_pool: Any, stage: Stage) -> None:
+    """The event of the worker's end names the order."""
+    pool = make_pool(1)
+    heard: list[events.WorkerDown] = []
+    pool.listen(heard.append, events.WorkerDown)
+    job = pool.apply_async(faults.hang, (stage.bell,))
+    stage.heard()
+    job.terminate()
+    eventually(lambda: heard)
+    assert heard[0].verdict == "killed by this pool: its job was terminated or cancelled"
+
+
 def test_core_dump_is_found(make_pool: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """Where the kernel writes core dumps to files, the record says which."""
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
