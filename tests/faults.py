@@ -14,9 +14,24 @@ import threading
 import time
 from typing import Any, NoReturn
 
+from chunk_work import busy_for
 from work import count_lines, note, ring
 
 from poolwatch import SoftTimeLimitExceeded
+
+# -- calls as items ---------------------------------------------------------------------------
+
+
+def perform(call: tuple[Any, ...]) -> Any:
+    """Makes a call; takes so long that in a chunk the outcomes before have left."""
+    return perform_these(*call)
+
+
+def perform_these(func: Any, *args: Any) -> Any:
+    value = func(*args)
+    busy_for(0.002)
+    return value
+
 
 # -- jobs that die ----------------------------------------------------------------------------
 
@@ -26,13 +41,23 @@ def kill_self(signum: int) -> None:
     time.sleep(3600)
 
 
+def exit_at_once(code: int) -> NoReturn:
+    os._exit(code)
+
+
+DEATHS = {
+    "SIGKILL": (kill_self, int(signal.SIGKILL), -9, "signal 9 (SIGKILL)"),
+    "SIGABRT": (kill_self, int(signal.SIGABRT), -6, "signal 6 (SIGABRT)"),
+    "SIGSEGV": (kill_self, int(signal.SIGSEGV), -11, "signal 11 (SIGSEGV)"),
+    "exit 0": (exit_at_once, 0, 0, "exitcode 0"),
+    "exit 3": (exit_at_once, 3, 3, "exitcode 3"),
+}
+"""Ways to die: the function, its argument, the exit code, and how an error puts that."""
+
+
 def note_and_kill_self(path: str) -> None:
     note(path, os.getpid())
     kill_self(signal.SIGKILL)
-
-
-def exit_at_once(code: int) -> NoReturn:
-    os._exit(code)
 
 
 def sys_exit(code: int) -> NoReturn:
