@@ -199,7 +199,10 @@ class Intake:
                 job = worker.jobs.pop(frame.serial, None)
                 if job is not None:
                     worker.done += 1
-                    self._endings.with_frame(job, JobState.FAILED, frame)
+                    if self._aside.divide(job):
+                        _discard(frame)
+                    else:
+                        self._endings.with_frame(job, JobState.FAILED, frame)
             case frames.NOT_FOUND:
                 job = worker.jobs.pop(frame.serial, None)
                 if job is not None:
