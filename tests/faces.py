@@ -1,9 +1,9 @@
 """The faces of the pool, each as one way to run many calls at once and to see how each ended.
 
-``face.run(target, calls)`` has every call performed and returns what the face tells of them: how
-the call at each index ended, as ``(True, value)`` or ``(False, exception)``. A call that should
-succeed returns its own index, for results that come in no order. Faces that tell of nothing but the
-first error leave the other calls out.
+``face.outcomes(target, calls)`` has every call performed and returns what the face tells of them:
+how the call at each index ended, as ``(True, value)`` or ``(False, exception)``. A call that should
+succeed returns its own index, for results that come in no order. What a face does not say the index
+of is at -1, -2 and so on; faces that tell of nothing but the first error leave the others out.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ class Face(NamedTuple):
     """One way to have calls performed.
 
     Attributes:
-        make: makes the pool of this face; takes the number of workers and the pool's options.
-        run: has calls performed: the pool, the calls, how many of them travel together.
+        make: makes its target; takes number of workers, start method and the pool's options.
+        share: makes its target out of a pool that others use as well.
+        run: has calls performed; takes the target, the calls, how many of them travel together.
         chunksize: the last of these.
         goes_on: what comes behind an error runs all the same.
     """
 
     make: Callable[..., Any]
+    share: Callable[[Pool], Any]
     run: Callable[[Any, list[Call], int], Outcomes]
     chunksize: int = 1
     goes_on: bool = True
@@ -64,10 +66,13 @@ def first_error(call: Callable[[], Iterable[Any]]) -> Outcomes:
 
 
 def by_own_index(ended: Iterable[Outcome]) -> Outcomes:
-    """The outcomes where values say to which call they belong; of others there may be one, at -1."""
+    """The outcomes where values say to which call they belong; others are at -1, -2 and so on."""
     outcomes: Outcomes = {}
+    unknown = 0
     for outcome in ended:
-        index = outcome[1] if outcome[0] and isinstance(outcome[1], int) else -1
+        known = outcome[0] and isinstance(outcome[1], int)
+        unknown -= not known
+        index = outcome[1] if known else unknown
         assert index not in outcomes, (outcome, outcomes[index])
         outcomes[index] = outcome
     return outcomes
@@ -86,6 +91,26 @@ def each_in_turn(take: Callable[[], Any], count: int) -> Iterator[Outcome]:
         yield settled(take)
     with contextlib.suppress(StopIteration):
         raise AssertionError(f"something comes behind the last item: {take()!r}")
+
+
+# -- what they work with ----------------------------------------------------------------------
+
+
+def make_pool(processes: int, start_method: str, **options: Any) -> Pool:
+    return Pool(processes, context=start_method, **options)
+
+
+def make_executor(processes: int, start_method: str, **options: Any) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(processes, start_method, **options)
+
+
+def make_async_pool(processes: int, start_method: str, **options: Any) -> AsyncPool:
+    return AsyncPool(processes, context=start_method, **options)
+
+
+POOL = make_pool, lambda pool: pool
+EXECUTOR = make_executor, ProcessPoolExecutor.from_pool
+ASYNC_POOL = make_async_pool, AsyncPool.from_pool
 
 
 # -- Pool -------------------------------------------------------------------------------------
@@ -211,20 +236,20 @@ def run_async_imap_unordered(pool: AsyncPool, calls: list[Call], chunksize: int)
 # -- all of them ------------------------------------------------------------------------------
 
 FACES = {
-    "map": Face(Pool, run_map),
-    "map in chunks": Face(Pool, run_map_async, CHUNK),
-    "starmap in chunks": Face(Pool, run_starmap, CHUNK),
-    "imap": Face(Pool, run_imap),
-    "imap in chunks": Face(Pool, run_imap, CHUNK),
-    "imap_unordered": Face(Pool, run_imap_unordered),
-    "imap_unordered in chunks": Face(Pool, run_imap_unordered, CHUNK),
-    "submit": Face(ProcessPoolExecutor, run_submit),
-    "executor map": Face(ProcessPoolExecutor, run_executor_map, goes_on=False),
-    "executor map in chunks": Face(ProcessPoolExecutor, run_executor_map, CHUNK, goes_on=False),
-    "async apply": Face(AsyncPool, run_async_apply),
-    "async map": Face(AsyncPool, run_async_map),
-    "async map in chunks": Face(AsyncPool, run_async_map, CHUNK),
-    "async imap": Face(AsyncPool, run_async_imap),
-    "async imap in chunks": Face(AsyncPool, run_async_imap, CHUNK),
-    "async imap_unordered": Face(AsyncPool, run_async_imap_unordered),
+    "map": Face(*POOL, run_map),
+    "map in chunks": Face(*POOL, run_map_async, CHUNK),
+    "starmap in chunks": Face(*POOL, run_starmap, CHUNK),
+    "imap": Face(*POOL, run_imap),
+    "imap in chunks": Face(*POOL, run_imap, CHUNK),
+    "imap_unordered": Face(*POOL, run_imap_unordered),
+    "imap_unordered in chunks": Face(*POOL, run_imap_unordered, CHUNK),
+    "submit": Face(*EXECUTOR, run_submit),
+    "executor map": Face(*EXECUTOR, run_executor_map, goes_on=False),
+    "executor map in chunks": Face(*EXECUTOR, run_executor_map, CHUNK, goes_on=False),
+    "async apply": Face(*ASYNC_POOL, run_async_apply),
+    "async map": Face(*ASYNC_POOL, run_async_map),
+    "async map in chunks": Face(*ASYNC_POOL, run_async_map, CHUNK),
+    "async imap": Face(*ASYNC_POOL, run_async_imap),
+    "async imap in chunks": Face(*ASYNC_POOL, run_async_imap, CHUNK),
+    "async imap_unordered": Face(*ASYNC_POOL, run_async_imap_unordered),
 }

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import signal
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import faults
 import pytest
 import work
-from faces import FACES, Call, Face, Outcome, Outcomes, pool_behind
-from helpers import (
-    DEADLINE,
-    Stage,
-    assert_full_strength,
-    assert_gone,
-    bounded,
-    eventually,
-    kill_and_wait,
-    lines,
-    worker_pids,
+from face_checks import (
+    GUILTY,
+    assert_goes_on,
+    assert_neighbours_are_well,
+    error_in,
+    every_face,
+    neighbours,
+    performed,
 )
+from faces import FACES, Call, Face, Outcome, pool_behind
+from helpers import Stage, assert_full_strength, assert_gone, kill_and_wait, worker_pids
 
 from poolwatch import (
     JobDecodingError,
@@ -34,41 +30,17 @@ from poolwatch import (
     RemoteTraceback,
     WorkerLostError,
 )
-from poolwatch.aio import AsyncPool
 
 pytestmark = pytest.mark.timeout(40)
 
-COUNT = 12  # calls, in three chunks where they travel in chunks
-GUILTY = 5  # the second of the middle chunk
 BIG = 32 << 20  # bytes; more than any socket or pipe takes at once
-
-every_face = pytest.mark.parametrize("face", FACES.values(), ids=FACES)
-
-
-@pytest.fixture
-def open_face(nothing_left_over: Any, start_method: str) -> Iterator[Callable[..., Any]]:
-    """Makes the pools of faces, and terminates them after the test."""
-    pools = []
-
-    def open_it(face: Face, processes: int = 2, **options: Any) -> Any:
-        key = "context" if face.make.__name__ != "ProcessPoolExecutor" else "mp_context"
-        target = face.make(processes, **{key: start_method, **options})
-        pools.append(pool_behind(target))
-        return target
-
-    yield open_it
-    for pool in pools:
-        bounded(pool.terminate)
-        bounded(pool.join)
+Check = Callable[[Outcome], None]
 
 
 # -- how the guilty one ends ------------------------------------------------------------------
 
 
-Check = Callable[[Outcome], None]
-
-
-def failed(kind: type[BaseException], text: str) -> Check:
+def failed(kind: type[BaseException] | tuple[type[BaseException], ...], text: str) -> Check:
     """It fails with that error, whose text holds that."""
 
     def check(outcome: Outcome) -> None:
@@ -77,12 +49,6 @@ def failed(kind: type[BaseException], text: str) -> Check:
         assert text in str(error)
 
     return check
-
-
-def error_in(outcome: Outcome) -> Any:
-    succeeded, error = outcome
-    assert not succeeded, f"it has returned {error!r}"
-    return error
 
 
 def lost(exitcode: int, status: str, words: str = "") -> Check:
@@ -168,13 +134,11 @@ class Fault(NamedTuple):
         call: makes the call.
         check: how it should end.
         meanwhile: happens while the calls are performed.
-        worker_lives: no worker may be replaced for it.
     """
 
     call: Callable[[Stage], Call]
     check: Check
     meanwhile: Callable[[Stage, Face], None] = nothing
-    worker_lives: bool = False
 
 
 def death(name: str) -> Fault:
@@ -184,47 +148,20 @@ def death(name: str) -> Fault:
 
 
 KILLED = lost(-9, "signal 9 (SIGKILL)")
-FAULTS = {
+NOT_PICKLED = (TypeError, pickle.PicklingError, PoolwatchError)
+
+DEADLY = {
     **{name: death(name) for name in faults.DEATHS},
-    "sys.exit": Fault(lambda stage: (faults.sys_exit, 3), left, worker_lives=True),
-    "exception": Fault(lambda stage: (work.fail, "own"), raised, worker_lives=True),
-    "exception that does not unpickle": Fault(
-        lambda stage: (faults.raise_pickles_only,),
-        failed(PoolwatchError, "PicklesOnlyError"),
-        worker_lives=True,
+    "leaves processes": Fault(
+        lambda stage: (faults.fork_then_die, stage.bell), KILLED, see_its_processes_go
     ),
-    "exception that does not pickle": Fault(
-        lambda stage: (faults.raise_refuses_to_pickle,),
-        failed(MaybeEncodingError, "RefusesToPickleError"),
-        worker_lives=True,
-    ),
-    "result that does not pickle": Fault(
-        lambda stage: (faults.return_refuses_to_pickle,),
-        failed(MaybeEncodingError, "refuses to be pickled"),
-        worker_lives=True,
-    ),
-    "result that does not unpickle": Fault(
-        lambda stage: (faults.return_refuses_to_load,),
-        failed(PoolwatchError, "refuses to load"),
-        worker_lives=True,
-    ),
-    "result that kills while it is pickled": Fault(
+    "result kills while it is pickled": Fault(
         lambda stage: (faults.return_dies_while_pickled, 0), KILLED
     ),
     "killed while its big result is read": Fault(
         lambda stage: (faults.return_big, stage.bell, BIG), lost_or(bytes(BIG)), kill_it
     ),
-    "arguments that do not pickle": Fault(
-        lambda stage: (work.size_of, faults.RefusesToPickle()),
-        failed((TypeError, pickle.PicklingError, PoolwatchError), "refuses to be pickled"),  # type: ignore[arg-type]
-        worker_lives=True,
-    ),
-    "arguments that do not unpickle": Fault(
-        lambda stage: (work.size_of, faults.RefusesToLoad()),
-        failed(JobDecodingError, "refuses to load"),
-        worker_lives=True,
-    ),
-    "arguments that kill while they load": Fault(
+    "arguments kill while they load": Fault(
         lambda stage: (work.size_of, faults.DiesWhileLoading()), KILLED
     ),
     "killed while its arguments load": Fault(
@@ -232,67 +169,82 @@ FAULTS = {
         KILLED,
         kill_it_while_it_loads,
     ),
-    "grandchildren": Fault(
-        lambda stage: (faults.fork_then_die, stage.bell), KILLED, see_its_processes_go
+}
+"""These cost a worker."""
+
+HARMLESS = {
+    "raises": Fault(lambda stage: (work.fail, "own"), raised),
+    "leaves by sys.exit()": Fault(lambda stage: (faults.sys_exit, 3), left),
+    "forks, and both return": Fault(lambda stage: (faults.fork_and_return,), returned_once),
+    "exception does not unpickle": Fault(
+        lambda stage: (faults.raise_pickles_only,), failed(PoolwatchError, "PicklesOnlyError")
     ),
-    "fork that returns": Fault(
-        lambda stage: (faults.fork_and_return,), returned_once, worker_lives=True
+    "exception does not pickle": Fault(
+        lambda stage: (faults.raise_refuses_to_pickle,),
+        failed(MaybeEncodingError, "RefusesToPickleError"),
+    ),
+    "result does not pickle": Fault(
+        lambda stage: (faults.return_refuses_to_pickle,),
+        failed(MaybeEncodingError, "refuses to be pickled"),
+    ),
+    "result does not unpickle": Fault(
+        lambda stage: (faults.return_refuses_to_load,), failed(PoolwatchError, "refuses to load")
+    ),
+    "arguments do not pickle": Fault(
+        lambda stage: (work.size_of, faults.RefusesToPickle()),
+        failed(NOT_PICKLED, "refuses to be pickled"),
+    ),
+    "arguments do not unpickle": Fault(
+        lambda stage: (work.size_of, faults.RefusesToLoad()),
+        failed(JobDecodingError, "refuses to load"),
     ),
 }
+"""These cost no worker."""
 
 
-# -- what has to hold -------------------------------------------------------------------------
-
-
-def neighbours(path: Path) -> list[Call]:
-    return [(work.noted, str(path), index) for index in range(COUNT)]
-
-
-def performed(
-    face: Face, target: Any, calls: list[Call], meanwhile: Callable[[], None] = lambda: None
-) -> Outcomes:
-    with ThreadPoolExecutor(1) as helper:
-        happened = helper.submit(meanwhile)
-        outcomes = bounded(lambda: face.outcomes(target, calls))
-        happened.result(DEADLINE)
-    return outcomes
-
-
-def assert_neighbours_are_well(face: Face, outcomes: Outcomes, path: Path) -> None:
-    """All those that the face tells of have their results, and none has run twice."""
-    told = {index: outcome for index, outcome in outcomes.items() if index not in (GUILTY, -1)}
-    assert told == {index: (True, index) for index in told}
-    everyone = [index for index in range(COUNT) if index != GUILTY]
-    ended = not face.goes_on and not all(succeeded for succeeded, _ in outcomes.values())
-    if set(outcomes) != {-1}:
-        assert sorted(told) == (everyone[:GUILTY] if ended else everyone)
-    noted = sorted(map(int, lines(path)))
-    assert len(noted) == len(set(noted))
-    assert set(noted) >= set(everyone[:GUILTY]) if ended else noted == everyone
-
-
-def assert_goes_on(face: Face, target: Any, path: Path) -> None:
-    """The face runs calls at full strength as if nothing had happened."""
-    assert_full_strength(pool_behind(target))
-    path.unlink(missing_ok=True)
-    outcomes = performed(face, target, neighbours(path))
-    assert outcomes == {index: (True, index) for index in range(COUNT)}
-
-
-@every_face
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_fault(open_face: Any, stage: Stage, tmp_path: Path, face: Face, fault: Fault) -> None:
+def assert_only_it_fails(face: Face, target: Any, fault: Fault, stage: Stage, path: Path) -> None:
     """One call among others goes wrong."""
-    path = tmp_path / "noted"
-    target = open_face(face)
-    pool = pool_behind(target)
-    assert_full_strength(pool)
-    before = worker_pids(pool)
     calls = neighbours(path)
     calls[GUILTY] = fault.call(stage)
     outcomes = performed(face, target, calls, lambda: fault.meanwhile(stage, face))
     fault.check(outcomes[GUILTY if GUILTY in outcomes else -1])
-    assert_neighbours_are_well(face, outcomes, path)
-    assert_goes_on(face, target, path)
-    if fault.worker_lives:
-        assert worker_pids(pool) == before
+    assert_neighbours_are_well(face, outcomes, path, GUILTY)
+
+
+@every_face
+@pytest.mark.parametrize("fault", DEADLY.values(), ids=DEADLY)
+def test_call_that_costs_its_worker(
+    open_face: Any, stage: Stage, tmp_path: Path, face: Face, fault: Fault
+) -> None:
+    """It fails with the cause; the worker is replaced."""
+    target = open_face(face)
+    assert_only_it_fails(face, target, fault, stage, tmp_path / "noted")
+    assert_goes_on(face, target, tmp_path / "noted after")
+
+
+@every_face
+def test_calls_that_cost_no_worker(
+    open_face: Any, stage: Stage, tmp_path: Path, face: Face
+) -> None:
+    """Each of them fails with the cause, one after the other, and the workers remain the same."""
+    target = open_face(face)
+    pool = pool_behind(target)
+    assert_full_strength(pool)
+    before = worker_pids(pool)
+    for name, fault in HARMLESS.items():
+        print(name)  # what was at work when this fails
+        assert_only_it_fails(face, target, fault, stage, tmp_path / name)
+    assert_goes_on(face, target, tmp_path / "after")
+    assert worker_pids(pool) == before
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"], indirect=True)
+@pytest.mark.parametrize("fault", ["SIGKILL", "arguments kill while they load"])
+def test_faces_of_one_pool(make_pool: Any, stage: Stage, tmp_path: Path, fault: str) -> None:
+    """Faces share a pool, whose workers are made in another way than by the zygote."""
+    pool = make_pool(2)
+    for name in ("map in chunks", "imap", "submit", "executor map", "async apply", "async imap"):
+        print(name)  # what was at work when this fails
+        face = FACES[name]
+        assert_only_it_fails(face, face.share(pool), DEADLY[fault], stage, tmp_path / name)
+    assert_goes_on(face, face.share(pool), tmp_path / "after")
