@@ -118,6 +118,12 @@ def hang_in_sum(bell: str) -> int:
     return sum(range(10**12))
 
 
+def stop_self(bell: str) -> None:
+    ring(bell)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600)
+
+
 def swallow_exit(bell: str) -> str:
     """Returns in spite of the SystemExit that ends it."""
     try:
@@ -131,6 +137,22 @@ def catch_soft(bell: str) -> str:
         hang(bell)
     except SoftTimeLimitExceeded:
         return "cleaned up"
+
+
+def count_soft(bell: str, seconds: float) -> str:
+    """Cleans up for some seconds after its soft limit; says how often it was disturbed."""
+    disturbed = 0
+    try:
+        hang(bell)
+    except SoftTimeLimitExceeded:
+        disturbed += 1
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.01)
+        except SoftTimeLimitExceeded:
+            disturbed += 1
+    return f"disturbed {disturbed}"
 
 
 def swallow_soft(bell: str) -> NoReturn:
