@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from poolwatch.chunks import Part
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.endings import Endings
 from poolwatch.hooks import Hooks
@@ -26,6 +27,34 @@ class Aside:
         self._dispatcher = dispatcher
         self._endings = endings
         self._hooks = hooks
+
+    def go_on(self, job: Job, part: Part) -> None:
+        """Put part of a chunk's job in line as a job of its own. The lock is held."""
+        other = Job(job.id, job.name, b"", None, job.options, job.keepalive)
+        other.chunk = part
+        other.by_value = job.by_value
+        self._dispatcher.unfinished += 1
+        self.encode(other)
+
+    def divide(self, job: Job) -> bool:
+        """Put the items of a chunk that could not be loaded in line anew, each alone.
+
+        The lock is held.
+
+        Returns:
+            False when there is no chunk of more than one item; nothing is done then.
+        """
+        others = [] if job.chunk is None else job.chunk.divide()
+        if not others:
+            return False
+        for part in reversed(others):  # each goes to the front of the line
+            self.go_on(job, part)
+        self._dispatcher.move(job, JobState.PENDING)
+        job.worker = None
+        job.limit = None
+        job.moves = 0
+        self.encode(job)
+        return True
 
     def encode(self, job: Job) -> None:
         """Have a job's call pickled anew, then put it in line. The lock is held.

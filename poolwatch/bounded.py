@@ -90,6 +90,7 @@ class BoundedCore(Core):
         return (
             self._delivery.is_current()
             or self._encoder.is_current()
+            or self._settling.is_current()
             or threading.current_thread() is self._thread
             or self.slots.waits_here()
         )

@@ -3,7 +3,8 @@
 The worker notes in its row which item it has begun, and sends the outcomes of finished items at
 least every millisecond. After a death the items behind the guilty one become a chunk of their own,
 which costs no attempt. What had finished within the last millisecond and had not been sent shares
-the fate of the guilty item: it is not run twice unless the policy says so.
+the fate of the guilty item: it is not run twice unless the policy says so. Where the items cannot
+even be loaded, nobody knows which of them is guilty, and none has run: each travels alone then.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ class Part(Protocol):
     def split_at(self, index: int) -> Part | None:
         """Keep the items up to and including one that was begun; return the rest, if any."""
 
+    def divide(self) -> list[Part]:
+        """Keep the first item; return the others, each as a part of its own."""
+
     def drop_received(self) -> bool:
         """Leave only the items without an outcome, before the job is run again.
 
@@ -105,6 +109,10 @@ class Item:
 
     def split_at(self, index: int) -> None:
         """See :meth:`Part.split_at`."""
+
+    def divide(self) -> list[Part]:
+        """See :meth:`Part.divide`."""
+        return []
 
     def drop_received(self) -> bool:
         """See :meth:`Part.drop_received`."""
@@ -177,6 +185,15 @@ class Chunk:
         self.items = self.items[: index + 1]
         start = self.start + index + 1
         return Chunk(self._result, start, self._func, rest, self._star, self.flags)
+
+    def divide(self) -> list[Part]:
+        """Keep the first item; return the others, each as a chunk of its own."""
+        alone: list[Part] = [
+            Chunk(self._result, start, self._func, [item], self._star, self.flags)
+            for start, item in enumerate(self.items, self.start)
+        ]
+        self.items = self.items[:1]
+        return alone[1:]
 
     def drop_received(self) -> bool:
         """Leave only the items without an outcome, before the chunk is run again."""

@@ -115,6 +115,7 @@ class Core:
         self._loop = Loop()
         self._delivery = Delivery(f"{options.name}-delivery")
         self._encoder = Delivery(f"{options.name}-encoder", self._delivery)
+        self._settling = Delivery(f"{options.name}-futures", self._delivery)
         self.supervisor = Supervisor(
             options,
             self._loop,
@@ -302,7 +303,10 @@ class Core:
 
     def _unfinished(self) -> dict[int, str]:
         names = {job.id: job.name for job in self._jobs() if not job.state.final}
-        return {**names, 0: "callbacks"} if self._delivery.pending else names
+        return {**names, 0: "callbacks"} if self._has_deliveries() else names
+
+    def _has_deliveries(self) -> bool:
+        return bool(self._settling.pending or self._delivery.pending)
 
     def handle_of(self, job: Job) -> ApplyResult[Any]:
         """Return a handle of a job."""
@@ -311,6 +315,14 @@ class Core:
     def deliver(self, call: Callable[[], object]) -> None:
         """Have something called on the delivery thread."""
         self._delivery.put(call)
+
+    def settle(self, call: Callable[[], object]) -> None:
+        """Have something called that settles futures, on a thread that runs no callbacks."""
+        self._settling.put(call)
+
+    def is_settling(self) -> bool:
+        """Return True on that thread."""
+        return self._settling.is_current()
 
     def is_delivering(self) -> bool:
         """Return True on the delivery thread: in a callback, hook or listener."""
@@ -403,7 +415,7 @@ class Core:
             if self._relay is not None:
                 self._relay.finish()
             self._encoder.stop()
-            self._delivery.stop()
+            self._settling.stop(self._delivery.stop)  # callbacks come out of it
             _cores.pop(self._number, None)
             self.hired.set()
             self._stopped.set()
@@ -579,7 +591,8 @@ class Core:
             return False
         self._thread.join(timeout)
         bound = _DELIVERY_SECONDS if self._terminating and timeout is None else timeout
-        return self._delivery.join(bound) or self._terminating
+        settled = self._settling.join(bound)
+        return (settled and self._delivery.join(bound)) or self._terminating
 
     @property
     def size(self) -> int:

@@ -2,8 +2,8 @@
 
 Callbacks, hooks, listeners and log handlers run here, in order. One that blocks delays the ones
 behind it, and the readiness of jobs that have callbacks; never deaths, limits or dispatch. Pickling
-that has to be done anew has a thread of its own, for the same reason. (A policy is asked in the
-supervisor's thread, guarded; it must not block.)
+that has to be done anew, and the settling of futures without callbacks, have threads of their own,
+for the same reason. (A policy is asked in the supervisor's thread, guarded; it must not block.)
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Delivery:
         self._busy_since: float | None = None
         self._started = False
         self._stopped = False
+        self._then: Callable[[], object]
 
     def start(self) -> None:
         """Start the thread.
@@ -71,11 +72,17 @@ class Delivery:
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def stop(self) -> None:
-        """End the thread once it has called everything that was put before."""
+    def stop(self, then: Callable[[], object] = lambda: None) -> None:
+        """End the thread once it has called everything that was put before.
+
+        Args:
+            then: called last, in the thread; at once where none was started.
+        """
+        self._then = then
         self._queue.put(None)
         if not self._started:
             self._stopped = True
+            then()
 
     def is_current(self) -> bool:
         """Return True when called from inside the thread."""
@@ -101,6 +108,7 @@ class Delivery:
             if late is not None:
                 _guarded(late)
                 self._calls.popleft()
+        self._then()
 
 
 def _guarded(call: Callable[[], object]) -> None:

@@ -1,9 +1,10 @@
 """The futures of ``ProcessPoolExecutor``, and how they are settled.
 
-A future is settled (gets its result and runs its callbacks) on the pool's delivery thread, many at
-a time; or earlier, by whoever waits for it in ``result()`` or ``exception()``, as long as it has no
-callbacks, for these are never called in the thread of somebody who only waits. The supervisor's
-thread settles none: that would run the user's code.
+A future is settled (gets its result) on a thread that the pool has for that, many at a time; or
+earlier, by whoever waits for it in ``result()`` or ``exception()``. One that has callbacks is
+settled on the delivery thread, which calls them: a callback that blocks holds up none but futures
+with callbacks, and none is called in the thread of somebody who only waits. The supervisor's thread
+settles none: that would run the user's code.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import concurrent.futures
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
+from time import monotonic
 from typing import Any, TypeVar
 
 from poolwatch import checks
@@ -97,12 +100,27 @@ class Future(concurrent.futures.Future[T]):
         if timeout is not None:
             timeout = checks.seconds("timeout", timeout, negative=True)
         timeout = self._settler.help_until(job, timeout)
-        if job.ready and not self._done_callbacks:  # type: ignore[attr-defined]
-            self._settle()
+        if not self._has_callbacks():
+            begun = monotonic()
+            if job.wait(timeout):
+                self._settle_quietly()
+            if timeout is not None:
+                timeout = max(0.0, timeout - (monotonic() - begun))
         return timeout
 
+    def _has_callbacks(self) -> bool:
+        return bool(self._done_callbacks)  # type: ignore[attr-defined]
+
+    def _settle_quietly(self) -> None:
+        """Take over the job's outcome, unless that would call back. Any thread."""
+        if not self._has_callbacks():
+            self._settle()
+
     def _settle(self) -> None:
-        """Take over the job's outcome; runs callbacks. Any thread but the supervisor's."""
+        """Take over the job's outcome; runs callbacks, see :meth:`_invoke_callbacks`.
+
+        Any thread but the supervisor's.
+        """
         job = self._job
         if job is None:
             return
@@ -127,7 +145,11 @@ class Future(concurrent.futures.Future[T]):
         There it must not keep others from being called. Elsewhere (in ``cancel()``) it may be a
         signal handler that raises, in the thread that is to be interrupted.
         """
-        if not self._done_callbacks or not self._settler.core.is_delivering():  # type: ignore[attr-defined]
+        core = self._settler.core
+        if self._has_callbacks() and core.is_settling():  # added in the last moment
+            core.deliver(self._invoke_callbacks)
+            return
+        if not self._has_callbacks() or not core.is_delivering():
             super()._invoke_callbacks()  # type: ignore[misc]
             return
         for callback in self._done_callbacks:  # type: ignore[attr-defined]
@@ -146,13 +168,13 @@ class Future(concurrent.futures.Future[T]):
 
 
 class Settler:
-    """Settles the futures of one executor, on the delivery thread, many at a time."""
+    """Settles the futures of one executor, many at a time."""
 
     def __init__(self, core: Core, cancel_running: bool) -> None:
         self.core = core
         self._cancel_running = cancel_running
-        self._ended: deque[Future[Any]] = deque()
-        self._called = False  # the delivery thread will come by
+        self._plain = _Batch(core.settle, self._settle_plain)
+        self._calling = _Batch(core.deliver, self._settle_one)
 
     def watch(self, future: Future[Any]) -> Watch:
         """Return what tells of the end of a future's job."""
@@ -160,20 +182,19 @@ class Settler:
 
     def ended(self, future: Future[Any]) -> None:
         """A future's job has ended. The dispatcher's lock is held."""
-        self._ended.append(future)
-        if not self._called:
-            self._called = True
-            self.core.deliver(self._settle_all)
+        (self._calling if future._has_callbacks() else self._plain).add(future)
 
-    def _settle_all(self) -> None:
-        self._called = False  # first: what is added from here on has it called again
-        while self._ended:
-            future = self._ended.popleft()
-            try:
-                future._settle()
-            except BaseException as error:  # noqa: BLE001  (reported; the others must be settled)
-                self.report(error)
-            del future
+    def _settle_plain(self, future: Future[Any]) -> None:
+        if future._has_callbacks():  # by now
+            self._calling.add(future)
+        else:
+            self._settle_one(future)
+
+    def _settle_one(self, future: Future[Any]) -> None:
+        try:
+            future._settle()
+        except BaseException as error:  # noqa: BLE001  (reported; the others must be settled)
+            self.report(error)
 
     def report(self, error: BaseException) -> None:
         """Tell listeners and the log what a done-callback raised. The delivery thread."""
@@ -185,9 +206,10 @@ class Settler:
 
         On the delivery thread, that is in one of these callbacks, at once.
         """
-        if not self.core.is_delivering():
+        core = self.core
+        if not core.is_delivering() and not core.is_settling():
             done = threading.Event()
-            self.core.deliver(done.set)
+            core.settle(lambda: core.deliver(done.set))
             done.wait()
 
     def take_back(self, job: Job) -> bool:
@@ -203,6 +225,39 @@ class Settler:
     def state_of(self, job: Job) -> JobState:
         """Return where a job is on its way."""
         return self.core.handle_of(job).state
+
+
+class _Batch:
+    """Futures whose jobs have ended, on their way to a thread.
+
+    Args:
+        put: has something called on that thread.
+        settle: what to do there with each of them.
+    """
+
+    def __init__(
+        self,
+        put: Callable[[Callable[[], object]], None],
+        settle: Callable[[Future[Any]], None],
+    ) -> None:
+        self._put = put
+        self._settle = settle
+        self._futures: deque[Future[Any]] = deque()
+        self._called = False  # the thread will come by
+
+    def add(self, future: Future[Any]) -> None:
+        """Have a future settled. Any thread."""
+        self._futures.append(future)
+        if not self._called:
+            self._called = True
+            self._put(self._settle_all)
+
+    def _settle_all(self) -> None:
+        self._called = False  # first: what is added from here on has it called again
+        while self._futures:
+            future = self._futures.popleft()
+            self._settle(future)
+            del future
 
 
 class _FutureWatch(Watch):

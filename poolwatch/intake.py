@@ -225,8 +225,11 @@ class Intake:
                 job = worker.jobs.pop(frame.serial, None)
                 if job is not None:
                     worker.done += 1
-                    self._tally.failed += 1
-                    self._endings.with_frame(job, JobState.FAILED, frame)
+                    if self._aside.divide(job):
+                        _discard(frame)
+                    else:
+                        self._tally.failed += 1
+                        self._endings.with_frame(job, JobState.FAILED, frame)
             case frames.NOT_FOUND:
                 job = worker.jobs.pop(frame.serial, None)
                 if job is not None:

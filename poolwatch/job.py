@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from poolwatch import salvage
 from poolwatch.exceptions import (
     JobCancelled,
     JobDecodingError,
@@ -181,6 +182,19 @@ class Outcome(NamedTuple):
         if isinstance(self.mapping, Exception):
             raise self.mapping
         return bulk.load_mapped(self.payload, self.mapping)
+
+    def salvage(self) -> tuple[Any, dict[int, BaseException]]:
+        """Unpickle as much as can be of a payload that does not load; see ``salvage.load``.
+
+        Raises:
+            Exception: nothing can be had.
+        """
+        if self.mapping is None:
+            return salvage.load(self.payload, ())
+        if isinstance(self.mapping, Exception):
+            raise self.mapping
+        data, *buffers = bulk.parts_of(self.payload, self.mapping)
+        return salvage.load(data, buffers)
 
     def result(self, name: str) -> tuple[bool, Any]:
         """Return ``(True, value)`` or ``(False, exception)``; never raises.

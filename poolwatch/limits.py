@@ -18,7 +18,7 @@ from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.loop import EventLoop
 from poolwatch.strikes import Strikes
 from poolwatch.timers import Timer
-from poolwatch.transport import kernel, ledger
+from poolwatch.transport import frames, kernel, ledger
 from poolwatch.workers import WorkerProcess
 
 _SENDING_SECONDS = 1.0  # a job that is writing its result when its limit passes
@@ -64,9 +64,10 @@ class Limits:
             self._loop.cancel(timer)
         return timers is not None
 
-    def _arm_soft(self, job: Job, when: float) -> None:
+    def _arm_soft(self, job: Job, when: float, told: int | None = None) -> None:
+        """Arm the soft deadline; one item of a chunk, if any, has been told already."""
         serial = job.serial
-        timer = self._loop.call_at(when, lambda: self._soft_deadline(job, serial))
+        timer = self._loop.call_at(when, lambda: self._soft_deadline(job, serial, told))
         self._timers.setdefault(job, []).append(timer)
 
     def _arm_hard(self, job: Job, when: float) -> None:
@@ -86,7 +87,7 @@ class Limits:
 
     # -- soft ----------------------------------------------------------------------------------
 
-    def _soft_deadline(self, job: Job, serial: int) -> None:
+    def _soft_deadline(self, job: Job, serial: int, told: int | None) -> None:
         with self._dispatcher.lock:
             worker, limit = self._strikes.holder(job, serial), job.options.soft_timeout
             if worker is None or limit is None:
@@ -96,11 +97,14 @@ class Limits:
             if due > self._loop.time():
                 self._arm_soft(job, due)
                 return
+            if item == told:  # what it does since then is its own affair
+                self._arm_soft(job, self._loop.time() + limit, told)
+                return
             worker.fields[ledger.SOFT_ITEM] = item
             worker.fields[ledger.SOFT_ORDER] = serial
             self._crew.kill(worker, kernel.SOFT_LIMIT_SIGNAL)
-            if job.chunk is not None:
-                self._arm_soft(job, self._loop.time() + limit)  # it holds for each item
+            if job.chunk is not None and job.chunk.flags & frames.CHUNK:
+                self._arm_soft(job, self._loop.time() + limit, item)  # it holds for each item
             self._bus.emit(JobTimedOut(self._bus.pool, job.id, job.name, True, limit))
             self._hooks.limit_hit(job, True, limit)
 

@@ -38,23 +38,36 @@ class Piece(NamedTuple):
 
         May be done again after an interruption.
         """
-        outcome, name = (
-            self.outcome,
-            f"items {self.start} to {self.start + self.length - 1} of a map",
-        )
+        outcome = self.outcome
         if isinstance(outcome, BaseException):
             return self._all_failed(outcome)
         if outcome.kind not in (frames.RESULT, frames.PARTIAL):
-            _, error = outcome.result(name)
+            _, error = outcome.result(self._name_of(0, self.length))
             return self._all_failed(error)
+        broken: dict[int, BaseException] = {}
         try:
             values, failures = outcome.load()
         except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __setstate__)
-            text = f"the results do not unpickle: {codec.safe_repr(error)}"
-            problem = MaybeEncodingError(text, name)
-            problem.__cause__ = error
-            return self._all_failed(problem)
-        return values, {place: codec.decode_failure(data) for place, data in failures.items()}
+            try:
+                (values, failures), broken = outcome.salvage()
+            except (Exception, SystemExit):  # noqa: BLE001  (likewise)
+                return self._all_failed(self._problem(error, 0, self.length))
+        errors = {place: codec.decode_failure(data) for place, data in failures.items()}
+        for place, reason in broken.items():
+            errors[place] = self._problem(reason, place, 1)
+        return values, errors
+
+    def _name_of(self, place: int, count: int) -> str:
+        first = self.start + place
+        if count == 1:
+            return f"item {first} of a map"
+        return f"items {first} to {first + count - 1} of a map"
+
+    def _problem(self, error: BaseException, place: int, count: int) -> MaybeEncodingError:
+        text = f"the result does not unpickle: {codec.safe_repr(error)}"
+        problem = MaybeEncodingError(text, self._name_of(place, count))
+        problem.__cause__ = error
+        return problem
 
     def _all_failed(self, error: BaseException) -> tuple[list[Any], dict[int, BaseException]]:
         return [None] * self.length, dict.fromkeys(range(self.length), error)

@@ -50,7 +50,6 @@ from typing import cast
 from poolwatch.aside import Aside
 from poolwatch.assist import Assist
 from poolwatch.bus import Bus
-from poolwatch.chunks import Part
 from poolwatch.config import PoolOptions
 from poolwatch.crew import Crew
 from poolwatch.delivery import Delivery
@@ -369,7 +368,12 @@ class Supervisor:
             if job.state.final:
                 return
             if begun and job.chunk is not None:
-                self._split(job.chunk, job, worker)
+                item = self._item_begun(worker, job)
+                if item == ledger.NO_ITEM and not job.terminated and self.aside.divide(job):
+                    return
+                rest = None if item == ledger.NO_ITEM else job.chunk.split_at(item)
+                if rest is not None:  # only the item that was begun is guilty
+                    self.aside.go_on(job, rest)
             if job.limit is not None:
                 if begun and self._is_spared(job, worker):
                     job.limit = None
@@ -403,17 +407,11 @@ class Supervisor:
             event = JobOutgrew(pool, job.id, job.name, limit.limit or 0, limit.rss or 0)
             self.bus.emit(event)
 
-    def _split(self, chunk: Part, job: Job, worker: WorkerProcess) -> None:
-        """Only the item that was begun is guilty: those behind it become a chunk of their own."""
-        item = worker.fields[ledger.ITEM]
-        rest = None if item == ledger.NO_ITEM else chunk.split_at(item)
-        if rest is None:
-            return
-        other = Job(job.id, job.name, b"", None, job.options, job.keepalive)
-        other.chunk = rest
-        other.by_value = job.by_value
-        self.dispatcher.unfinished += 1
-        self.aside.encode(other)
+    def _item_begun(self, worker: WorkerProcess, job: Job) -> int:
+        """Return which item of a chunk was begun last; NO_ITEM while they were on their way."""
+        if worker.fields[ledger.STARTED] < job.serial:
+            return ledger.NO_ITEM
+        return worker.fields[ledger.ITEM]
 
     def on_job_process_down(self, job: Job, pid: int | None) -> None:
         """Tell listeners that the process which held a job has ended (name as in billiard)."""

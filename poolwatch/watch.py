@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from poolwatch.chunks import Part
 from poolwatch.job import Job, Outcome
 
 
@@ -35,6 +36,10 @@ class Watch:
 
     def split_at(self, index: int) -> None:
         """See ``chunks.Part``: there is nothing to be split."""
+
+    def divide(self) -> list[Part]:
+        """See ``chunks.Part``: there is nothing to be divided."""
+        return []
 
     def drop_received(self) -> bool:
         """See ``chunks.Part``: the job is run again as it is."""

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faces import Face, pool_behind
 from helpers import Stage, bounded
 from leaks import LeakWatch
+
+pytest.register_assert_rewrite("face_checks")
 
 START_METHODS = ("zygote", "fork", "spawn", "forkserver")
 
@@ -92,6 +95,22 @@ def make_pool(nothing_left_over: LeakWatch, start_method: str) -> Iterator[Calla
         return pool
 
     yield make
+    for pool in pools:
+        bounded(pool.terminate)
+        bounded(pool.join)
+
+
+@pytest.fixture
+def open_face(nothing_left_over: LeakWatch, start_method: str) -> Iterator[Callable[..., Any]]:
+    """Makes what a face works with, with two workers, and terminates its pool after the test."""
+    pools = []
+
+    def open_it(face: Face, processes: int = 2, **options: Any) -> Any:
+        target = face.make(processes, start_method, **options)
+        pools.append(pool_behind(target))
+        return target
+
+    yield open_it
     for pool in pools:
         bounded(pool.terminate)
         bounded(pool.join)

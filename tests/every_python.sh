@@ -27,8 +27,11 @@ while [ $# -gt 0 ]; do
             for name in simulation soak demo docs typing interruptions; do
                 arguments+=("--ignore=tests/test_$name.py")
             done
-            arguments+=("--deselect=tests/test_stdlib.py::test_tests_of_the_standard_library_pass[spawn]")
-            arguments+=("--deselect=tests/test_stdlib.py::test_tests_of_the_standard_library_pass[forkserver]")
+            for method in spawn forkserver; do
+                for name in tests_of_the_standard_library tests_of_executors; do
+                    arguments+=("--deselect=tests/test_stdlib.py::test_${name}_pass[$method]")
+                done
+            done
             shift ;;
         *) arguments+=("$1"); shift ;;
     esac

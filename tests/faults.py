@@ -14,9 +14,24 @@ import threading
 import time
 from typing import Any, NoReturn
 
+from chunk_work import busy_for
 from work import count_lines, note, ring
 
 from poolwatch import SoftTimeLimitExceeded
+
+# -- calls as items ---------------------------------------------------------------------------
+
+
+def perform(call: tuple[Any, ...]) -> Any:
+    """Makes a call; takes so long that in a chunk the outcomes before have left."""
+    return perform_these(*call)
+
+
+def perform_these(func: Any, *args: Any) -> Any:
+    value = func(*args)
+    busy_for(0.002)
+    return value
+
 
 # -- jobs that die ----------------------------------------------------------------------------
 
@@ -26,13 +41,23 @@ def kill_self(signum: int) -> None:
     time.sleep(3600)
 
 
+def exit_at_once(code: int) -> NoReturn:
+    os._exit(code)
+
+
+DEATHS = {
+    "SIGKILL": (kill_self, int(signal.SIGKILL), -9, "signal 9 (SIGKILL)"),
+    "SIGABRT": (kill_self, int(signal.SIGABRT), -6, "signal 6 (SIGABRT)"),
+    "SIGSEGV": (kill_self, int(signal.SIGSEGV), -11, "signal 11 (SIGSEGV)"),
+    "exit 0": (exit_at_once, 0, 0, "exitcode 0"),
+    "exit 3": (exit_at_once, 3, 3, "exitcode 3"),
+}
+"""Ways to die: the function, its argument, the exit code, and how an error puts that."""
+
+
 def note_and_kill_self(path: str) -> None:
     note(path, os.getpid())
     kill_self(signal.SIGKILL)
-
-
-def exit_at_once(code: int) -> NoReturn:
-    os._exit(code)
 
 
 def sys_exit(code: int) -> NoReturn:
@@ -93,6 +118,12 @@ def hang_in_sum(bell: str) -> int:
     return sum(range(10**12))
 
 
+def stop_self(bell: str) -> None:
+    ring(bell)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600)
+
+
 def swallow_exit(bell: str) -> str:
     """Returns in spite of the SystemExit that ends it."""
     try:
@@ -106,6 +137,22 @@ def catch_soft(bell: str) -> str:
         hang(bell)
     except SoftTimeLimitExceeded:
         return "cleaned up"
+
+
+def count_soft(bell: str, seconds: float) -> str:
+    """Cleans up for some seconds after its soft limit; says how often it was disturbed."""
+    disturbed = 0
+    try:
+        hang(bell)
+    except SoftTimeLimitExceeded:
+        disturbed += 1
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.01)
+        except SoftTimeLimitExceeded:
+            disturbed += 1
+    return f"disturbed {disturbed}"
 
 
 def swallow_soft(bell: str) -> NoReturn:

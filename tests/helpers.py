@@ -86,6 +86,9 @@ class ProcessWatch:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._open: dict[int, int] = {}
+        self.add(pids)
+
+    def add(self, pids: Iterable[int]) -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 self._open[os.pidfd_open(pid)] = pid

@@ -481,3 +481,35 @@ def test_bound_of_the_pool_holds_for_futures(make_executor: Any, stage: Stage) -
     cf.wait(futures, DEADLINE)
     eventually(lambda: executor._core.slots.has_room())
     assert executor.submit(work.square, 3).result(DEADLINE) == 9
+
+
+# -- callbacks that block ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waiting", ["result", "wait", "as_completed"])
+def test_blocked_callback_delays_no_future_without(
+    make_executor: Any, stage: Stage, waiting: str
+) -> None:
+    """Neither whoever waits for one future nor who waits for several at a time."""
+    executor = make_executor()
+    entered, leave = threading.Event(), threading.Event()
+
+    def block(_: object) -> None:
+        entered.set()
+        leave.wait(DEADLINE * 2)
+
+    blocked = executor.submit(work.ring_and_wait, stage.bell, stage.gate)
+    blocked.add_done_callback(block)
+    stage.let_go()
+    assert entered.wait(DEADLINE)
+    try:
+        futures = [executor.submit(work.square, n) for n in range(20)]
+        futures.append(executor.submit(faults.kill_self, signal.SIGKILL))
+        if waiting == "wait":
+            assert len(cf.wait(futures, DEADLINE).done) == 21
+        elif waiting == "as_completed":
+            assert set(cf.as_completed(futures, DEADLINE)) == set(futures)
+        assert [future.result(DEADLINE) for future in futures[:20]] == [n * n for n in range(20)]
+        assert isinstance(futures[20].exception(DEADLINE), WorkerLostError)
+    finally:
+        leave.set()

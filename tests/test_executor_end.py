@@ -9,7 +9,6 @@ import itertools
 import multiprocessing
 import os
 import pickle
-import subprocess
 import sys
 import threading
 import weakref
@@ -24,7 +23,6 @@ import pytest
 import work
 from helpers import (
     DEADLINE,
-    TESTS,
     ProcessWatch,
     Stage,
     bounded,
@@ -32,7 +30,6 @@ from helpers import (
     lines,
     one_batch,
     run_script,
-    script_environment,
     worker_pids,
 )
 
@@ -46,7 +43,6 @@ from poolwatch import (
 )
 
 pytestmark = pytest.mark.timeout(60)
-NO_SUCH_TESTS = 77  # of stdlib/run_executor_tests.py
 
 
 @pytest.fixture
@@ -389,24 +385,6 @@ def test_nothing_is_taken_at_the_interpreters_end(tmp_path: Path) -> None:
     """The standard library's error."""
     printed = run_script("executor_at_exit.py", "submitting", "zygote", str(tmp_path / "note"))
     assert printed.startswith("cannot schedule new futures after")
-
-
-# -- the standard library's own tests ---------------------------------------------------------
-
-
-@pytest.mark.timeout(300)
-def test_cpythons_own_tests_pass() -> None:
-    """Those that test behaviour; see the script for what is left out. Other methods: by hand."""
-    done = subprocess.run(
-        [sys.executable, str(TESTS / "stdlib" / "run_executor_tests.py"), "--method", "fork"],
-        env=script_environment(),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    if done.returncode == NO_SUCH_TESTS:
-        pytest.skip(done.stdout.strip())
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_worker_lost_is_not_a_broken_pool() -> None:

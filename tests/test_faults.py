@@ -27,20 +27,12 @@ from poolwatch import WorkerLostError
 
 pytestmark = pytest.mark.timeout(40)
 
-DEATHS = {
-    "SIGKILL": (faults.kill_self, signal.SIGKILL, -9, "signal 9 (SIGKILL)"),
-    "SIGABRT": (faults.kill_self, signal.SIGABRT, -6, "signal 6 (SIGABRT)"),
-    "SIGSEGV": (faults.kill_self, signal.SIGSEGV, -11, "signal 11 (SIGSEGV)"),
-    "exit 0": (faults.exit_at_once, 0, 0, "exitcode 0"),
-    "exit 3": (faults.exit_at_once, 3, 3, "exitcode 3"),
-}
-
 
 def deaths(*zygote_only: str) -> list[Any]:
     """All the deaths as parameters, some of them for the zygote only."""
     return [
         pytest.param(name, marks=[pytest.mark.zygote_only] if name in zygote_only else [])
-        for name in DEATHS
+        for name in faults.DEATHS
     ]
 
 
@@ -66,7 +58,7 @@ def assert_lost(job: Any, exitcode: int, status: str) -> WorkerLostError:
 @pytest.mark.parametrize("death", deaths("SIGSEGV", "exit 3"))
 def test_only_the_job_that_kills_its_worker_fails(make_pool: Any, death: str) -> None:
     """A death fails the guilty job, with its cause; jobs before and after it are not touched."""
-    func, argument, exitcode, status = DEATHS[death]
+    func, argument, exitcode, status = faults.DEATHS[death]
     pool = make_pool(2)
     before = [pool.apply_async(work.square, (n,)) for n in range(20)]
     guilty = pool.apply_async(func, (argument,))
@@ -83,7 +75,7 @@ def test_only_the_job_that_kills_its_worker_fails(make_pool: Any, death: str) ->
 @pytest.mark.parametrize("death", ["SIGABRT", "SIGSEGV"])
 def test_crash_brings_its_python_traceback(make_pool: Any, death: str) -> None:
     """The loss by a crash shows the line of Python that the worker was at."""
-    func, argument, exitcode, status = DEATHS[death]
+    func, argument, exitcode, status = faults.DEATHS[death]
     error = assert_lost(make_pool(1).apply_async(func, (argument,)), exitcode, status)
     assert "faults.py" in error.postmortem.traceback
     assert "kill_self" in error.postmortem.traceback

@@ -85,6 +85,17 @@ def noted(path: str, number: int) -> int:
     return number
 
 
+def noted_with(path: str, number: int, payload: bytes) -> int:
+    """The same, with something that takes a while to receive."""
+    assert payload
+    return noted(path, number)
+
+
+def noted_at_gate(path: str, number: int, bell: str, gate: str) -> int:
+    ring_and_wait(bell, gate)
+    return noted(path, number)
+
+
 def noted_slowly(path: str, number: int, seconds: float) -> int:
     note(path, number)
     time.sleep(seconds)

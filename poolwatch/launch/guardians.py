@@ -19,6 +19,7 @@ import warnings
 from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 
+from poolwatch.launch import imports
 from poolwatch.launch.fresh import Preparation, command
 from poolwatch.launch.zygote import Guardian, Nursery, Zygote, run_helper
 from poolwatch.transport import kernel
@@ -124,9 +125,11 @@ def _fork() -> int:
     with warnings.catch_warnings():
         # Python 3.12 warns of forking while threads run. The zygote exists to do this once, early.
         warnings.simplefilter("ignore", DeprecationWarning)
+        imports.let_others_finish()
         pipes = _pipes_of_starting_programs()
         pid = os.fork()
     if pid == 0:
+        imports.forget_others()
         for fd, inode in pipes.items():
             if _inode(fd) == inode:  # it may have been closed meanwhile, and be the user's by now
                 os.close(fd)

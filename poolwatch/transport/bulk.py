@@ -127,12 +127,18 @@ def load_mapped(table: bytes, view: memoryview) -> Any:
     Raises:
         Exception: whatever unpickling raised.
     """
+    data, *buffers = parts_of(table, view)
+    return pickle.loads(data, buffers=buffers)
+
+
+def parts_of(table: bytes, view: memoryview) -> list[memoryview]:
+    """Return the parts of a mapped payload: the pickle, and its buffers out of band."""
     views = []
     position = 0
     for length in _lengths(table):
         views.append(view[position : position + length])
         position = _aligned(position + length)
-    return pickle.loads(views[0], buffers=views[1:])
+    return views
 
 
 def _lengths(table: bytes) -> tuple[int, ...]:

@@ -1,11 +1,10 @@
 """Runs the tests that CPython keeps for its own ``ProcessPoolExecutor`` against poolwatch's.
 
-``python run_executor_tests.py [-v] [-k PART OF A TEST'S NAME ...] [--method fork ...]``
+``python run_executor_tests.py [-v] [--brief] [--method METHOD ...] [PART OF A TEST'S NAME ...]``
 
-The tests come with CPython as the package ``test``; status 77 says that this interpreter was
-installed without them. Nothing of them is copied. What is left out, and why, stands in
-``LEFT_OUT``. Where poolwatch promises another error than the standard library, the test runs with
-that error in its place, see ``ERRORS``.
+The tests come with CPython as the package ``test``; exits with 5 where that is missing. Nothing of
+them is copied. What is left out, and why, stands in ``LEFT_OUT``. Where poolwatch promises another
+error than the standard library, the test runs with that error in its place, see ``ERRORS``.
 
 Some tests look at behaviour by way of private attributes (do the processes end?). For them the
 executor under test has these attributes, made from public ones: see ``Executor``.
@@ -34,9 +33,13 @@ from typing import Any
 
 import poolwatch
 
-NOT_INSTALLED = 77
+NOT_THERE = 5
 SECONDS_PER_TEST = 60
-METHODS = ("fork", "forkserver", "spawn")
+SECONDS_FOR_THE_END = 15  # of a test that hangs
+METHODS = ("zygote", "fork", "forkserver", "spawn")  # with zygote, the tests for fork
+BRIEF = ("Shutdown", "Initializer", "Deadlock", "ExecutorTest")
+"""Parts of names of the tests to which the start method makes a difference."""
+WAITING = ("test_map_timeout",)  # for seconds, with any method
 
 LEFT_OUT = {
     "test_killed_child": "a death there breaks the executor; here it fails one future or none",
@@ -103,6 +106,11 @@ class Executor(poolwatch.ProcessPoolExecutor):
     """The executor under test, with the private attributes by which tests look at it."""
 
     _call_queue = Queue()
+    ignores_context = False  # all that are made use the default
+
+    def __init__(self, *args: Any, mp_context: Any = None, **options: Any) -> None:
+        context = None if self.ignores_context else mp_context
+        super().__init__(*args, mp_context=context, **options)
 
     @property
     def _processes(self) -> dict[int, Process]:
@@ -205,6 +213,7 @@ def deadline(case: unittest.TestCase) -> Iterator[None]:
     """Nothing may hang; a test that sets its own alarm is bounded by that one."""
 
     def expired(signum: int, frame: object) -> None:
+        signal.alarm(SECONDS_FOR_THE_END)  # what is torn down may hang as well
         raise AssertionError(f"{case.id()} hangs")
 
     old = signal.signal(signal.SIGALRM, expired)
@@ -252,21 +261,26 @@ class Result(unittest.TextTestResult):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-v", action="store_true", help="name each test")
-    parser.add_argument("-k", action="append", default=[], help="only tests with that in the name")
+    parser.add_argument("--brief", action="store_true", help="what depends on the start method")
     parser.add_argument("--method", action="append", choices=METHODS, help="only that one")
+    parser.add_argument("parts", nargs="*", help="only tests with one of these in the name")
     options = parser.parse_args()
+    Executor.ignores_context = options.method == ["zygote"]
+    methods = ["fork"] if Executor.ignores_context else options.method
     try:
         found = modules()
     except ImportError as error:
-        print(f"this interpreter has no such tests: {error}")
-        return NOT_INSTALLED
+        print(f"this Python has no tests of its own: {error}")
+        return NOT_THERE
     use_ours(found)
     chosen, left_out = unittest.TestSuite(), set()
     for case in cases(found):
         name, method = case._testMethodName, method_of(case)
-        if options.method and method.lower() not in options.method:
+        if methods and method.lower() not in methods:
             continue
-        if options.k and not any(part in case.id() for part in options.k):
+        if options.parts and not any(part in case.id() for part in options.parts):
+            continue
+        if options.brief and (name in WAITING or not any(part in case.id() for part in BRIEF)):
             continue
         if {name, f"{method}.{name}"} & LEFT_OUT.keys():
             left_out.add(name)
@@ -274,7 +288,7 @@ def main() -> int:
         chosen.addTest(case)
     runner = unittest.TextTestRunner(verbosity=1 + options.v, resultclass=Result)
     result = runner.run(chosen)
-    print(f"{result.testsRun} run, {len(result.skipped)} skipped by themselves")
+    print(f"{result.testsRun} run, {len(result.skipped)} skipped")
     for name in sorted(left_out):
         reason = next(text for key, text in LEFT_OUT.items() if key.endswith(name))
         print(f"left out: {name}: {reason}")
