@@ -32,9 +32,11 @@ from poolwatch.executor import ProcessPoolExecutor
 from poolwatch.futures import Future
 from poolwatch.health import Health
 from poolwatch.imap_results import IMapIterator, IMapUnorderedIterator
-from poolwatch.job import Job, JobState, Usage
+from poolwatch.job import Job
+from poolwatch.job_state import JobState
 from poolwatch.loss import OomEvidence, Postmortem, human_status
 from poolwatch.map_results import MapResult
+from poolwatch.outcome import Usage
 from poolwatch.policies import (
     ByCause,
     Fail,

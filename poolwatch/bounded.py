@@ -8,7 +8,8 @@ from typing import cast
 from poolwatch.chunks import Part
 from poolwatch.core import Core
 from poolwatch.exceptions import PoolFull
-from poolwatch.job import Job, JobOptions, JobState
+from poolwatch.job import Job, JobOptions
+from poolwatch.job_state import JobState
 from poolwatch.slots import Slots, Ticket
 from poolwatch.snapshot import Call
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from poolwatch.job import Job, Outcome
+from poolwatch.job import Job
+from poolwatch.outcome import Outcome
 from poolwatch.transport import frames
 
 

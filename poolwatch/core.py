@@ -23,7 +23,8 @@ from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
 from poolwatch.evidence.stacks import WorkerStack
 from poolwatch.exceptions import PoolBroken, Terminated
-from poolwatch.job import NO_OPTIONS, Job, JobOptions, JobState
+from poolwatch.job import NO_OPTIONS, Job, JobOptions
+from poolwatch.job_state import JobState
 from poolwatch.latch import Latch
 from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
@@ -206,7 +207,7 @@ class Core:
             self.call_soon(lambda: self.supervisor.repair(job))
             raise
         if is_ranked:
-            dispatcher.urge()
+            dispatcher.recalls.urge()
         if self._refusal is not None or self.foreign:
             self._withdraw(job)
 

@@ -28,15 +28,15 @@ from poolwatch.events import (
     JobDone,
     JobMoved,
     JobSent,
-    JobsRecalled,
     JobStarted,
     JobTerminated,
-    Trouble,
 )
 from poolwatch.exceptions import PoisonJobError
-from poolwatch.job import NO_OPTIONS, Job, JobState
+from poolwatch.job import NO_OPTIONS, Job
+from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
-from poolwatch.ranks import insert_before, insert_behind, is_mixed, outranks_any
+from poolwatch.ranks import insert_before, insert_behind, is_mixed
+from poolwatch.recalls import Recalls
 from poolwatch.transport import frames, kernel, ledger
 from poolwatch.workers import WorkerProcess, WorkerState
 
@@ -49,12 +49,8 @@ pack = frames.HEADER.pack
 
 _BUDGET = 1_000_000  # ns of work that a worker may hold beyond the job it runs
 _MOST_AHEAD = 128  # frames of jobs that a worker may hold
-_RECALL_AFTER = 0.004  # s between a worker falling idle and a look at what the others hold
 TINY_NS = 50_000
 """Average run time in ns below which waking a worker costs more than a job."""
-
-LONG_NS = 3_000_000
-"""Run time in ns after which the job in front counts as long."""
 
 OVERHEAD_NS = 8_000
 """What a job costs in a worker beyond its run time, in ns."""
@@ -68,9 +64,6 @@ _EVENTS: dict[JobState, type[JobMoved]] = {
     JobState.CANCELLED: JobTerminated,
 }
 
-_UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
-_RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
-_ANSWER_SECONDS = 1.0  # s that such a worker gets to answer
 _MOST_TOPPED_UP = 32  # workers
 _SAMPLED = 7  # of tiny jobs, those with none of these bits in their number are timed
 _HELP_EVERY = 32  # submissions between two looks at what has come in
@@ -98,7 +91,7 @@ class Dispatcher:
         self._bound = maxtasksperchild
         self._processors = processors
         self.can_recall = kernel.membarrier()
-        self._idle: dict[WorkerProcess, None] = {}
+        self.idle: dict[WorkerProcess, None] = {}
         self._up = 0
         self.entered = False  # a caller's thread is in the middle of its bookkeeping
         self.tended = False  # a caller comes by so often that no result needs to wake anybody
@@ -118,10 +111,7 @@ class Dispatcher:
         self.help_along: Callable[[], None]  # set by the supervisor
         self.on_added: Callable[[], None] = lambda: None  # a worker has come up
         self._submitted = 0
-        self._held_up: dict[WorkerProcess, None] = {}  # at a long job, or they do not answer
-        self._looking = False  # the recall timer is armed
-        self._expecting = False  # the other timer is: a worker has been sent a first job
-        self._urging = False  # the timer of urgent jobs is armed
+        self.recalls = Recalls(self, loop, bus)
 
     def is_held_here(self) -> bool:
         """Return True when this thread holds the lock, or what a signal handler has interrupted."""
@@ -138,18 +128,18 @@ class Dispatcher:
         """
         if self.average > TINY_NS or not job.id & _SAMPLED:
             job.submitted = monotonic_ns()
-        if self._idle and not self.backlog and not self.entered and self._is_worth_waking():
+        if self.idle and not self.backlog and not self.entered and self.is_worth_waking():
             with self.lock:
                 if self._send_at_once(job):
                     return
         self.arrivals.append(job)
-        if self._idle and self._is_worth_waking():
+        if self.idle and self.is_worth_waking():
             self._call_for(self.refill_idle)
         else:
-            if not self.demanded and not self._idle:
+            if not self.demanded and not self.idle:
                 self._demand()
-            if self._idle and not self._looking:
-                self._look_soon()
+            if self.idle and not self.recalls.looking:
+                self.recalls.look_soon()
             self._submitted += 1  # a rhythm, which need not be exact
             if not self._submitted % _HELP_EVERY and not self.entered:
                 self._call_for(self.help_along)
@@ -158,17 +148,17 @@ class Dispatcher:
         self.demanded = True
         self._loop.call_soon(self.on_demand)
 
-    def _is_worth_waking(self) -> bool:
+    def is_worth_waking(self) -> bool:
         """Return False when jobs are tiny and the processors are busy with some workers already.
 
         Then these will have done the new job sooner than another worker could be woken for it.
         Should one of them turn out to be at a long job, see ``_look_for_waiting_jobs``.
         """
-        at_work = self._up - len(self._idle) - len(self._held_up)
+        at_work = self._up - len(self.idle) - len(self.recalls.held_up)
         return self.average > TINY_NS or at_work < self._processors
 
     def _send_at_once(self, job: Job) -> bool:
-        if self.entered or self.backlog or self.arrivals or not self._idle or not self.accepting:
+        if self.entered or self.backlog or self.arrivals or not self.idle or not self.accepting:
             return False
         self.entered = True
         try:
@@ -236,10 +226,10 @@ class Dispatcher:
     def _send_first(self, job: Job) -> None:
         if self._refused(job):
             return
-        worker, _ = self._idle.popitem()
+        worker, _ = self.idle.popitem()
         self._send(worker, (job,))
-        if self._idle and not self._looking:
-            self._look_soon()
+        if self.idle and not self.recalls.looking:
+            self.recalls.look_soon()
 
     def put_back(self, jobs: list[Job]) -> None:
         """Put jobs at the front of the line, in order. The lock is held."""
@@ -280,22 +270,22 @@ class Dispatcher:
                     held = len(worker.jobs)
             if held or self._quota_used_up(worker):
                 return
-            self._idle[worker] = None
+            self.idle[worker] = None
             if not self.arrivals:
                 if not self.watching_idle:
                     self.on_idle()
                 break
-            del self._idle[worker]  # somebody may have come by who did not see it idle
-        if self.unfinished and not self._looking:
-            self._look_soon()
+            del self.idle[worker]  # somebody may have come by who did not see it idle
+        if self.unfinished and not self.recalls.looking:
+            self.recalls.look_soon()
 
     def has_idle(self) -> bool:
         """Return True when a worker has nothing to do. The lock is held."""
-        return bool(self._idle)
+        return bool(self.idle)
 
     def idle_workers(self) -> list[WorkerProcess]:
         """Return the workers that have nothing to do. The lock is held."""
-        return list(self._idle)
+        return list(self.idle)
 
     def _quota_used_up(self, worker: WorkerProcess) -> bool:
         return self._bound is not None and worker.done + len(worker.jobs) >= self._bound
@@ -303,13 +293,13 @@ class Dispatcher:
     def refill_idle(self) -> None:
         """Give waiting jobs to idle workers. The lock is held."""
         has_sent = False
-        while self._idle and (self.backlog or self.arrivals):
-            worker, _ = self._idle.popitem()
+        while self.idle and (self.backlog or self.arrivals):
+            worker, _ = self.idle.popitem()
             self.refill(worker)
             has_sent = True
-        if has_sent and self._idle and not self._looking:
-            self._look_soon()  # what was sent first may be long, and more was sent behind it
-        if not self.demanded and self.backlog and not self._idle:
+        if has_sent and self.idle and not self.recalls.looking:
+            self.recalls.look_soon()  # what was sent first may be long, and more was sent behind it
+        if not self.demanded and self.backlog and not self.idle:
             self._demand()
 
     def _depth(self) -> int:
@@ -327,11 +317,11 @@ class Dispatcher:
         count = max(1, min(room, share))
         if self._bound is not None:
             count = min(count, self._bound - worker.done - len(worker.jobs))
-        if self.ranked and not self._urging:
-            self._urge_soon()
+        if self.ranked and not self.recalls.urging:
+            self.recalls.urge()
         self._send(worker, self._from_the_front(count))
-        if self._idle and not self._looking and len(worker.jobs) > 1:
-            self._look_soon()  # should the first of these turn out to be long
+        if self.idle and not self.recalls.looking and len(worker.jobs) > 1:
+            self.recalls.look_soon()  # should the first of these turn out to be long
 
     def _from_the_front(self, count: int) -> Iterator[Job]:
         """Take jobs out of the backlog, each once the caller has taken it over."""
@@ -377,9 +367,8 @@ class Dispatcher:
             worker.fields[ledger.BELL] = not self.tended
             if not self.watched:
                 self.on_busy()
-            if not self._expecting:
-                self._expecting = True
-                self._loop.call_later(_RESPONSE_AFTER, self._look_for_the_unresponsive)
+            if not self.recalls.expecting:
+                self.recalls.expect()
         parts: list[bytes] = []
         complete = True
         is_quiet = not self._bus.follows_jobs
@@ -440,8 +429,8 @@ class Dispatcher:
 
     def took(self, worker: WorkerProcess, wall: int, count: int) -> None:
         """Learn from a worker's ``count`` jobs that ran ``wall`` ns together. The lock is held."""
-        if self._held_up:
-            self._held_up.pop(worker, None)
+        if self.recalls.held_up:
+            self.recalls.held_up.pop(worker, None)
         weight = min(0.5, 0.1 * count)
         self.average += (wall / count - self.average) * weight
 
@@ -463,108 +452,15 @@ class Dispatcher:
         if worker.state is WorkerState.UP:
             self._up -= 1
         worker.state = state
-        self._idle.pop(worker, None)
-        self._held_up.pop(worker, None)
+        self.idle.pop(worker, None)
+        self.recalls.held_up.pop(worker, None)
         self.in_doubt.pop(worker, None)
 
     # -- and back again --------------------------------------------------------------------------
 
     def recall(self, worker: WorkerProcess) -> list[Job]:
-        """Take back what a worker has not begun, in order. The lock is held. Any thread.
-
-        The caller puts the jobs back in line, or ends them.
-        """
-        if worker.state is WorkerState.DEAD or not worker.jobs or not self.can_recall:
-            return []
-        fields = worker.fields
-        fields[ledger.VOID] = worker.sent
-        if not kernel.membarrier():
-            return []  # it may begin any of them at this moment: then they stay
-        started = fields[ledger.STARTED]
-        taken = [serial for serial in worker.jobs if serial > started]
-        jobs = [worker.jobs.pop(serial) for serial in taken]
-        if jobs:
-            if self._bus.is_heard(JobsRecalled):
-                self._bus.emit(JobsRecalled(self._bus.pool, worker.name, len(jobs)))
-            if not worker.jobs and worker.state is WorkerState.UP:
-                # It was sent something and has not touched it. No more until it answers.
-                worker.unresponsive = True
-                self._held_up[worker] = None
-                self._idle.pop(worker, None)
-                worker.stream.send(frames.pack(frames.PING, b"", worker.sent))
-                worker.asked += 1
-                question = worker.asked
-                self._loop.call_later(_ANSWER_SECONDS, lambda: self._no_answer(worker, question))
-        return jobs
-
-    def _no_answer(self, worker: WorkerProcess, question: int) -> None:
-        """It holds nothing and does not answer (it is stopped, say): another takes its place."""
-        with self.lock:
-            if question != worker.asked:
-                return  # it has answered this one, and has been asked again since
-            if worker.state is WorkerState.UP and worker.unresponsive and not worker.jobs:
-                text = f"worker {worker.name} (pid {worker.pid}) does not answer and is replaced"
-                self._bus.emit(Trouble(self._bus.pool, text))
-                self.on_broken(worker)
-
-    def answered(self, worker: WorkerProcess) -> None:
-        """A worker that had not touched its jobs is there again. The lock is held."""
-        worker.unresponsive = False
-        self._held_up.pop(worker, None)
-        self.refill(worker)
-
-    def _look_soon(self) -> None:
-        self._looking = True
-        self._loop.call_later(_RECALL_AFTER, self._look_for_waiting_jobs)
-
-    def _look_for_waiting_jobs(self) -> None:
-        """Recall jobs that wait behind a long one while a worker is idle."""
-        with self.lock:
-            self._looking = False
-            if not self._idle:
-                return
-            now = int(self._loop.time() * 1e9)
-            waiting = False
-            worth_waking = self._is_worth_waking()
-            for worker in list(self.holding()):
-                is_stuck = self._stuck(worker, now)
-                if is_stuck:
-                    worth_waking = True
-                    if worker.state is WorkerState.UP:
-                        self._held_up[worker] = None
-                if worker.sent <= worker.fields[ledger.STARTED]:
-                    continue  # it has begun all it was sent
-                if is_stuck:
-                    self.put_back(self.recall(worker))
-                else:
-                    waiting = True
-            if worth_waking:
-                self.refill_idle()
-            else:
-                waiting |= bool(self.backlog or self.arrivals)
-            if waiting and self._idle and not self._looking:
-                self._look_soon()
-
-    def recall_stuck(self) -> int:
-        """Put back in line what waits behind long jobs; return how many workers are held up.
-
-        What a worker has not even looked at is left to ``_look_for_the_unresponsive``. The lock is
-        held.
-        """
-        now = int(self._loop.time() * 1e9)
-        stuck = 0
-        for worker in list(self.holding()):
-            if worker.state is WorkerState.UP and self._stuck(worker, now):
-                stuck += 1
-                self._held_up[worker] = None
-                started = worker.fields[ledger.STARTED]
-                if started in worker.jobs and worker.sent > started:
-                    self.put_back(self.recall(worker))
-        return stuck
-
-    def is_held_up(self, worker: WorkerProcess) -> bool:
-        """Return True when a worker is at a long job, or does not answer. The lock is held."""
-        return worker in self._held_up
+        """Take back what a worker has not begun, see ``Recalls``. The lock is held. Any thread."""
+        return self.recalls.recall(worker)
 
     def waiting(self) -> int:
         """Return how many jobs are in line, or sent ahead and not begun. The lock is held."""
@@ -580,89 +476,10 @@ class Dispatcher:
 
     def is_standing(self) -> bool:
         """Return True when jobs are in line and workers are idle. The lock is held."""
-        return bool(self._idle and (self.backlog or self.arrivals))
-
-    def urge(self) -> None:
-        """A job with a priority has come in: see that it need not wait too long. Any thread."""
-        if not self._urging:
-            self._urge_soon()
-
-    def _urge_soon(self) -> None:
-        self._urging = True
-        self._loop.call_later(_RECALL_AFTER, self._look_for_the_urgent)
-
-    def _look_for_the_urgent(self) -> None:
-        """Let no urgent job wait behind what was sent ahead, also when no worker is idle.
-
-        What is taken back goes to whoever comes free first, in the order of priorities.
-        """
-        with self.lock:
-            self._urging = False
-            if self.arrivals:
-                self.take_arrivals()
-            now = int(self._loop.time() * 1e9)
-            again = False
-            for worker in list(self.holding()):
-                started = worker.fields[ledger.STARTED]
-                unbegun = [job for serial, job in worker.jobs.items() if serial > started]
-                if not unbegun:
-                    continue
-                again = True
-                if started not in worker.jobs:
-                    continue  # it will begin the next at once, or is found to be unresponsive
-                if self._overtakes(unbegun, self._stuck(worker, now)):
-                    self.put_back(self.recall(worker))
-            self.refill_idle()
-            if again and not self._urging:
-                self._urge_soon()
-
-    def _overtakes(self, unbegun: list[Job], is_stuck: bool) -> bool:
-        """True when what waits outranks what a worker has not begun, or is outranked by it there.
-
-        The second matters behind a long job only: whoever comes free first should have them.
-        """
-        backlog = self.backlog
-        if not backlog:
-            return False
-        if outranks_any(backlog[0], unbegun):
-            return True
-        return is_stuck and any(outranks_any(job, [backlog[-1]]) for job in unbegun)
-
-    def _look_for_the_unresponsive(self) -> None:
-        """Take back what a worker has not even looked at, also when no other is idle."""
-        with self.lock:
-            self._expecting = False
-            now = int(self._loop.time() * 1e9)
-            again = False
-            for worker in list(self.holding()):
-                started = worker.fields[ledger.STARTED]
-                if worker.sent <= started or started in worker.jobs:
-                    continue
-                if not self.can_recall and now - worker.sent_at >= _ANSWER_SECONDS * 1e9:
-                    self.on_broken(worker)  # another way to get at its jobs
-                elif self.can_recall and now - worker.sent_at >= _UNRESPONSIVE:
-                    self.put_back(self.recall(worker))
-                else:
-                    again = True
-            self.refill_idle()
-            if again and not self._expecting:
-                self._expecting = True
-                self._loop.call_later(_RESPONSE_AFTER, self._look_for_the_unresponsive)
+        return bool(self.idle and (self.backlog or self.arrivals))
 
     everybody: Callable[[], list[WorkerProcess]]  # set by the supervisor: all workers
     holding: Callable[[], list[WorkerProcess]]  # likewise: those that hold jobs
-
-    def _stuck(self, worker: WorkerProcess, now: int) -> bool:
-        """True when the jobs behind should wait no longer: the one in front is a long one.
-
-        Where there is none in front, the worker has not even looked at its stream. That takes a
-        while on a busy machine, so it gets more time than a job in front does.
-        """
-        job = worker.jobs.get(worker.fields[ledger.STARTED])
-        if job is not None:
-            clock = ledger.CHUNK_AT if job.is_chunk else ledger.STARTED_AT
-            return bool(now - worker.fields[clock] >= LONG_NS)
-        return now - worker.sent_at >= _UNRESPONSIVE
 
     def move(self, job: Job, state: JobState) -> None:
         """Change a job's state, and tell listeners. The lock is held."""

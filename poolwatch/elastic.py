@@ -22,8 +22,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from poolwatch.crew import Crew
-from poolwatch.dispatcher import LONG_NS, OVERHEAD_NS, TINY_NS, Dispatcher
+from poolwatch.dispatcher import OVERHEAD_NS, TINY_NS, Dispatcher
 from poolwatch.loop import EventLoop
+from poolwatch.recalls import LONG_NS
 from poolwatch.workers import WorkerProcess, WorkerState
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Elastic:
             # From here on whoever submits asks for a look; what came before is seen by this one.
             dispatcher.demanded = False
             dispatcher.take_arrivals()
-            stuck = dispatcher.recall_stuck()
+            stuck = dispatcher.recalls.recall_stuck()
             waiting, present = dispatcher.waiting(), crew.present()
             needed = self._needed(waiting, stuck, present) if waiting else 0
             crew.target = max(self.least, self.kept, min(self.most, present + needed))
@@ -126,7 +127,7 @@ class Elastic:
     def _is_able(self, worker: WorkerProcess) -> bool:
         """Return True for a worker that will come to what waits in a moment."""
         dispatcher = self._dispatcher
-        if worker.state is not WorkerState.UP or dispatcher.is_held_up(worker):
+        if worker.state is not WorkerState.UP or dispatcher.recalls.is_held_up(worker):
             return False
         return not worker.jobs or dispatcher.average < LONG_NS
 

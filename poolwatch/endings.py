@@ -13,9 +13,11 @@ from poolwatch.exceptions import (
     TimeLimitExceeded,
 )
 from poolwatch.hooks import Hooks
-from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome
+from poolwatch.job import NO_OPTIONS, Job
+from poolwatch.job_state import JobState
 from poolwatch.limits import Limits
 from poolwatch.loss import Postmortem, human_status
+from poolwatch.outcome import Outcome
 from poolwatch.slots import Slots
 from poolwatch.tally import Tally
 from poolwatch.transport.frames import Frame

@@ -20,7 +20,9 @@ from typing import Any, TypeVar
 from poolwatch import checks
 from poolwatch.core import Core
 from poolwatch.events import HookFailed
-from poolwatch.job import Job, JobState, Usage
+from poolwatch.job import Job
+from poolwatch.job_state import JobState
+from poolwatch.outcome import Usage
 from poolwatch.watch import Watch
 
 T = TypeVar("T")

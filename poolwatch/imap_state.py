@@ -26,7 +26,7 @@ from _thread import allocate_lock
 from collections import deque
 from typing import Any, NamedTuple
 
-from poolwatch.job import Outcome
+from poolwatch.outcome import Outcome
 from poolwatch.pieces import Piece, new_piece
 
 

@@ -17,8 +17,10 @@ from poolwatch.endings import Endings
 from poolwatch.events import Trouble, WorkerUp
 from poolwatch.evidence.oom import OomWatch
 from poolwatch.hooks import Hooks
-from poolwatch.job import NO_OPTIONS, Job, JobState, Outcome
+from poolwatch.job import NO_OPTIONS, Job
+from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
+from poolwatch.outcome import Outcome
 from poolwatch.sizing import Sizing
 from poolwatch.tally import Tally
 from poolwatch.transport import frames, kernel, ledger
@@ -258,7 +260,7 @@ class Intake:
             case frames.LEAVING:
                 self._leaving(worker)
             case frames.PONG:
-                self._dispatcher.answered(worker)
+                self._dispatcher.recalls.answered(worker)
 
     def _accepted(self, worker: WorkerProcess, frame: Frame) -> None:
         job = worker.jobs.get(frame.serial)

@@ -1,15 +1,4 @@
-"""A job's record and its state machine.
-
-::
-
-    PENDING -> SENT -> RUNNING -> SUCCEEDED | FAILED | TIMED_OUT | TERMINATED | LOST
-    SENT | RUNNING -> PENDING             recalled, or its worker died before the job began
-    SENT | RUNNING -> LOST_PENDING        its worker died; a grace period or a back-off runs
-    LOST_PENDING -> LOST | PENDING        ... and ends
-    PENDING -> CANCELLED | TERMINATED | FAILED | LOST
-
-That a job runs is written in its worker's row of the ledger, and read there when somebody asks;
-nobody is woken for it. A job whose result has come is SENT or RUNNING until then.
+"""A job's record; where it is on its way is in ``job_state``.
 
 ``Job.terminated`` is the explicit flag: set when somebody asked for this job's end on purpose. It
 decides whether the death of the worker reads ``Terminated`` or ``WorkerLostError``, and it belongs
@@ -18,71 +7,26 @@ to the job: the same worker's later death in another job is a loss again.
 
 from __future__ import annotations
 
-import enum
-import pickle
 import threading
 from _thread import allocate_lock
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from poolwatch import salvage
 from poolwatch.exceptions import (
     JobCancelled,
-    JobDecodingError,
-    MaybeEncodingError,
     MemoryLimitExceeded,
     TimeLimitExceeded,
 )
-from poolwatch.transport import bulk, codec, frames
-from poolwatch.transport.frames import Frame
+from poolwatch.job_state import JobState
+from poolwatch.outcome import Outcome, Usage
+from poolwatch.transport import codec, frames
 from poolwatch.transport.usage import user_and_system
 
 if TYPE_CHECKING:
     from poolwatch.chunks import Part
     from poolwatch.policies import LostWorkerPolicy
     from poolwatch.workers import WorkerProcess
-
-
-class JobState(enum.Enum):
-    """Where a job is on its way; see the module's drawing."""
-
-    PENDING = 1
-    SENT = 2
-    RUNNING = 3
-    LOST_PENDING = 4
-    SUCCEEDED = 5
-    FAILED = 6
-    TIMED_OUT = 7
-    TERMINATED = 8
-    CANCELLED = 9
-    LOST = 10
-
-    bit: int
-    successors: int
-
-    @property
-    def final(self) -> bool:
-        """True when nothing more will happen to the job."""
-        return self.value >= JobState.SUCCEEDED.value
-
-
-def _define_transitions() -> None:
-    final = [state for state in JobState if state.final]
-    allowed = {
-        JobState.PENDING: [JobState.SENT, *final],
-        JobState.SENT: [JobState.PENDING, JobState.RUNNING, JobState.LOST_PENDING, *final],
-        JobState.RUNNING: [JobState.PENDING, JobState.LOST_PENDING, *final],
-        JobState.LOST_PENDING: [JobState.PENDING, *final],
-    }
-    for state in JobState:
-        state.bit = 1 << state.value
-    for state in JobState:
-        # Bits rather than a set of members: hashing a member costs more than the rest of a move.
-        state.successors = sum(other.bit for other in allowed.get(state, ()))
-
-
-_define_transitions()
 
 
 @dataclass(slots=True)
@@ -124,99 +68,6 @@ class JobOptions:
 
 
 NO_OPTIONS = JobOptions()
-
-
-class Usage(NamedTuple):
-    """What a finished job has used in its worker, its whole process with all threads.
-
-    What processes that the job started have used is not in it. Of a job that was started several
-    times, it is the last time's.
-
-    Attributes:
-        wall: seconds from its beginning to its end, without the time that it waited.
-        user: seconds of processor time in the job's own code. Of jobs below a millisecond, all
-            their processor time.
-        system: seconds of processor time in the kernel.
-        max_rss: bytes of memory that the worker held at most while the job ran, also what it had
-            before; None where it was not measured (see ``usage`` of ``Pool``).
-    """
-
-    wall: float
-    user: float
-    system: float
-    max_rss: int | None
-
-    @property
-    def cpu(self) -> float:
-        """Seconds of processor time, user and system."""
-        return self.user + self.system
-
-
-class Outcome(NamedTuple):
-    """How a job, or some items of a map, ended, as it came from the worker: not yet unpickled."""
-
-    kind: int
-    payload: bytes
-    mapping: memoryview | OSError | ValueError | None  # of a bulk payload, or why there is none
-
-    @classmethod
-    def of(cls, frame: Frame) -> Outcome:
-        """Take over a frame; a descriptor is mapped and closed, so that results hold none."""
-        if not frame.flags & frames.BULK:
-            return cls(frame.kind, frame.payload, None)
-        try:
-            if frame.fd is None:
-                raise OSError("the result's descriptor was lost: too many open files")
-            return cls(frame.kind, frame.payload, bulk.map_file(frame.payload, frame.fd))
-        except (OSError, ValueError) as error:
-            return cls(frame.kind, frame.payload, error)
-
-    def load(self) -> Any:
-        """Unpickle the payload; may be done again after an interruption.
-
-        Raises:
-            Exception: whatever unpickling raised.
-        """
-        if self.mapping is None:
-            return pickle.loads(self.payload)
-        if isinstance(self.mapping, Exception):
-            raise self.mapping
-        return bulk.load_mapped(self.payload, self.mapping)
-
-    def salvage(self) -> tuple[Any, dict[int, BaseException]]:
-        """Unpickle as much as can be of a payload that does not load; see ``salvage.load``.
-
-        Raises:
-            Exception: nothing can be had.
-        """
-        if self.mapping is None:
-            return salvage.load(self.payload, ())
-        if isinstance(self.mapping, Exception):
-            raise self.mapping
-        data, *buffers = bulk.parts_of(self.payload, self.mapping)
-        return salvage.load(data, buffers)
-
-    def result(self, name: str) -> tuple[bool, Any]:
-        """Return ``(True, value)`` or ``(False, exception)``; never raises.
-
-        Args:
-            name: of the function, for the texts of errors.
-        """
-        if self.kind == frames.RESULT:
-            try:
-                return True, self.load()
-            except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __setstate__)
-                text = f"the result does not unpickle: {codec.safe_repr(error)}"
-                problem = MaybeEncodingError(text, name)
-                problem.__cause__ = error
-                return False, problem
-        failure = codec.decode_failure(self.payload)
-        if self.kind == frames.DECODING_FAILED:
-            text = f"the arguments of {name} could not be unpickled in the worker: {failure!r}"
-            cause = failure.__cause__
-            failure = JobDecodingError(text)
-            failure.__cause__ = cause
-        return False, failure
 
 
 _new_outcome = tuple.__new__  # Outcome(...) takes twice as long

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from poolwatch.checks import seconds
 from poolwatch.exceptions import TimeoutError
-from poolwatch.job import Outcome, Waiter
+from poolwatch.job import Waiter
 from poolwatch.latch import Latch
+from poolwatch.outcome import Outcome
 from poolwatch.pieces import Piece, new_piece
 
 if TYPE_CHECKING:

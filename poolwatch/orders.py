@@ -13,7 +13,8 @@ from collections.abc import Callable
 from poolwatch.aside import Aside
 from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
-from poolwatch.job import Job, JobState
+from poolwatch.job import Job
+from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
 from poolwatch.transport import ledger
 from poolwatch.watch import Watch

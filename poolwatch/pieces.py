@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from poolwatch.exceptions import MaybeEncodingError
-from poolwatch.job import Outcome
+from poolwatch.outcome import Outcome
 from poolwatch.transport import codec, frames
 
 

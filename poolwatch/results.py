@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from poolwatch.checks import seconds
 from poolwatch.exceptions import TimeoutError
-from poolwatch.job import Job, JobState, Usage, Waiter
+from poolwatch.job import Job, Waiter
+from poolwatch.job_state import JobState
+from poolwatch.outcome import Usage
 from poolwatch.transport import ledger
 
 if TYPE_CHECKING:

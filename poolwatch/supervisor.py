@@ -72,7 +72,8 @@ from poolwatch.evidence.stacks import StackDumps
 from poolwatch.exceptions import OutOfMemory, PoolBroken, TimeLimitExceeded, WorkerLostError
 from poolwatch.hooks import Hooks
 from poolwatch.intake import Intake
-from poolwatch.job import Job, JobState
+from poolwatch.job import Job
+from poolwatch.job_state import JobState
 from poolwatch.launch.launcher import Launcher
 from poolwatch.limits import Limits
 from poolwatch.loop import EventLoop

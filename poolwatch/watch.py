@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poolwatch.chunks import Part
-from poolwatch.job import Job, Outcome
+from poolwatch.job import Job
+from poolwatch.outcome import Outcome
 
 
 class Watch:

@@ -202,7 +202,9 @@ def test_jobs_that_wait_beside_idle_workers_are_our_bug(
     pool = make_pool(1, stall_after=0.2)
     assert_full_strength(pool)
     dispatcher = pool._core.dispatcher
-    eventually(lambda: not (dispatcher._looking or dispatcher._expecting))  # they would find it
+    eventually(
+        lambda: not (dispatcher.recalls.looking or dispatcher.recalls.expecting)
+    )  # they would find it
     call = pool._core.snapshot.encode(work.square, (3,), {})
     job = Job(1000, "square", *call[:2], NO_OPTIONS, pool)
     with dispatcher.lock:

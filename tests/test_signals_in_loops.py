@@ -24,7 +24,7 @@ PACKAGE = Path(poolwatch.__file__).parent
 # With a lock, but in the supervisor's thread or in the child, where no signal handler raises.
 OTHER_THREADS = {
     "Intake.take_rings",
-    "Dispatcher._look_for_the_urgent",
+    "Recalls._look_for_the_urgent",
     "Core._end_all",
     "Sizing.went_on",
     "Supervisor.repair",

@@ -123,7 +123,7 @@ class Schedule:
             dispatcher.ranked |= bool(priority and not is_plain)
             self.world.submit(NO_OPTIONS if is_plain else options)
             if priority and not is_plain:
-                dispatcher.urge()
+                dispatcher.recalls.urge()
 
     def kill(self, choice: int) -> None:
         """A worker dies, whatever it does."""

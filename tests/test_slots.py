@@ -314,7 +314,7 @@ def test_job_that_slips_in_after_the_end_ends_too(make_pool: Any) -> None:
     pool = make_pool(1)
     only_worker(pool)
     core = pool._core
-    eventually(lambda: core.dispatcher._idle)
+    eventually(lambda: core.dispatcher.idle)
     call = core.snapshot.encode(work.square, (2,), {})
     job = core.part_job("late", call, None, NO_OPTIONS, None)
 

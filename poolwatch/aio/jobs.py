@@ -16,8 +16,10 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from poolwatch.core import Core
-from poolwatch.job import Job, JobState, Usage
+from poolwatch.job import Job
+from poolwatch.job_state import JobState
 from poolwatch.map_results import MapResult
+from poolwatch.outcome import Usage
 from poolwatch.results import ApplyResult
 from poolwatch.watch import Watch
 
