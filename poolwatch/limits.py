@@ -22,7 +22,7 @@ from poolwatch.hooks import Hooks
 from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.loop import EventLoop
 from poolwatch.timers import Timer
-from poolwatch.transport import kernel, ledger
+from poolwatch.transport import frames, kernel, ledger
 from poolwatch.workers import WorkerProcess, WorkerState
 
 _DUMP_SECONDS = 0.05  # a dump that takes longer is taken as it is
@@ -130,7 +130,7 @@ class Limits:
             worker.fields[ledger.SOFT_ITEM] = item
             worker.fields[ledger.SOFT_ORDER] = serial
             self._crew.kill(worker, kernel.SOFT_LIMIT_SIGNAL)
-            if job.chunk is not None:
+            if job.chunk is not None and job.chunk.flags & frames.CHUNK:
                 self._arm_soft(job, self._loop.time() + limit)  # it holds for each item
             self._bus.emit(JobTimedOut(self._bus.pool, job.id, job.name, True, limit))
             self._hooks.limit_hit(job, True, limit)
