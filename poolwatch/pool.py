@@ -102,6 +102,8 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         OSError: no process or descriptor to be had.
     """
 
+    _before_fork: Callable[[], object] | None = None  # for integrations, see ``WorkerSetup``
+
     def __init__(
         self,
         processes: int | None = None,
@@ -150,6 +152,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             on_process_exit=check("on_process_exit", on_process_exit),
             max_memory_per_child=_optional_whole("max_memory_per_child", max_memory_per_child),
             usage_memory=config.usage_memory(usage),
+            before_fork=self._before_fork,
         )
         count = config.processes(processes)
         least, idle_seconds = config.elasticity(count, min_processes, idle_timeout)

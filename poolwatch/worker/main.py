@@ -51,6 +51,7 @@ class WorkerSetup:
         pool: name of the pool.
         relay: where log records go, or None.
         usage_memory: every job's own peak of memory is measured, also of the shortest.
+        before_fork: called before each worker is forked, in the process that forks it.
     """
 
     initializer: Callable[..., object] | None = None
@@ -62,6 +63,7 @@ class WorkerSetup:
     pool: str = "poolwatch"
     relay: RelayEnd | None = None
     usage_memory: bool = False
+    before_fork: Callable[[], object] | None = None
 
 
 @dataclass(slots=True)
