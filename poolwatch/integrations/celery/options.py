@@ -59,7 +59,11 @@ def own_options(app: Any) -> dict[str, Any]:
 
 
 def pool_options(
-    options: Mapping[str, Any], app: Any, forking_enable: bool, own: Mapping[str, Any]
+    options: Mapping[str, Any],
+    app: Any,
+    putlocks: bool,
+    forking_enable: bool,
+    own: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the keyword arguments of ``Pool`` for what a Celery worker passes to its pool.
 
@@ -70,17 +74,17 @@ def pool_options(
     Args:
         options: as the worker passes them.
         app: the Celery app, or None.
+        putlocks: whether a submission waits until a process is free (the blocking loop only).
         forking_enable: whether the worker may fork (``worker_pool_start_method``).
         own: what ``worker_pool_options`` says; it goes first.
     """
-    threads = options.get("threads", True)
     alive = None if app is None else app.conf.get("worker_proc_alive_timeout")
     chosen = {
         "maxtasksperchild": options.get("maxtasksperchild") or None,
         "max_memory_per_child": options.get("max_memory_per_child") or None,
         "timeout": options.get("timeout") or None,
         "soft_timeout": options.get("soft_timeout") or None,
-        "putlocks": bool(threads and options.get("putlocks")),
+        "putlocks": bool(putlocks and options.get("threads", True)),
         "context": None if forking_enable else "spawn",
         "boot_timeout": max(_BOOT_SECONDS, float(alive or 0)),
     }

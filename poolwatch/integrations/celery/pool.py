@@ -90,7 +90,9 @@ class TaskPool(BasePool):  # type: ignore[misc]  (Celery has no types)
         Raises:
             ImproperlyConfigured: the pool refuses the value of an option.
         """
-        chosen = pool_options(self.options, self.app, self.forking_enable, self._own)
+        chosen = pool_options(
+            self.options, self.app, self.putlocks, self.forking_enable, self._own
+        )
         fresh = starts_fresh(chosen["context"])
         if fresh:
             child.mark_as_fresh()
