@@ -68,7 +68,6 @@ def test_soft_limit_passes_once_per_job() -> None:
     assert run(main) == 1
 
 
-
 def test_apply_returns_the_value() -> None:
     """Arguments by position and by name; functions may have parameters of any name."""
 

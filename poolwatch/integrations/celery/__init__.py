@@ -19,8 +19,8 @@ in that thread; with the filesystem or in memory it is a blocking loop, and any 
     |   semaphore.release()    |
     +--------------------------+         without a hub: the delivery thread calls settle()
 
-``TaskPool`` is what Celery sees, ``TaskHandle`` the way of one task through it, ``Mailbox`` the door
-to the hub's thread, ``Slots`` the account of Celery's semaphore. ``child`` is what runs in the
+``TaskPool`` is what Celery sees, ``TaskHandle`` the way of one task through it, ``Mailbox`` the
+door to the hub's thread, ``Slots`` the account of Celery's semaphore. ``child`` is what runs in the
 workers, ``errors`` says which of Celery's exceptions stands for which end.
 """
 

@@ -1,4 +1,4 @@
-"""What runs in the workers: Celery's own preparation of a prefork process, and what it leaves out."""
+"""What runs in the workers: Celery's own preparation of a prefork process, and what it lacks."""
 
 from __future__ import annotations
 

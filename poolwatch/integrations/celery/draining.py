@@ -69,6 +69,6 @@ def _guarded(call: Callable[[], Any]) -> Any:
     """Call something; an error must not keep the rest from ending."""
     try:
         return call()
-    except Exception as error:  # noqa: BLE001  (Celery's and the user's code; logged)
+    except Exception as error:
         logger.warning("while the pool was being stopped: %r", error, exc_info=True)
         return None

@@ -100,4 +100,4 @@ def signal_number(value: object) -> int:
             return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
         except KeyError:
             raise ValueError(f"signal must be a signal, not {value!r}") from None
-    return signal.SIGTERM if value is None else int(value)  # type: ignore[call-overload,no-any-return]
+    return signal.SIGTERM if value is None else int(value)  # type: ignore[call-overload]

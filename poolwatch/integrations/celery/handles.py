@@ -198,11 +198,16 @@ class TaskHandle:
             return
         try:
             callback(*args, **kwds)
-        except (MemoryError, *self._propagate):
-            raise
-        except Exception as error:  # noqa: BLE001  (Celery's and the user's code; logged)
-            logger.error("Pool callback raised exception: %r (%s callback of %s)", error, name,
-                         self.name, exc_info=True)
+        except Exception as error:
+            if isinstance(error, (MemoryError, *self._propagate)):
+                raise
+            logger.error(
+                "Pool callback raised exception: %r (%s callback of %s)",
+                error,
+                name,
+                self.name,
+                exc_info=True,
+            )
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "waiting" if self.pid is None else f"in {self.pid}"

@@ -68,8 +68,9 @@ def pool_options(
     """Return the keyword arguments of ``Pool`` for what a Celery worker passes to its pool.
 
     ``lost_worker_timeout`` (``worker_lost_wait``) is how long billiard waits for a result that may
-    still come from a dead process. Here nothing can come any more, so nothing waits. ``max_restarts``
-    is Celery's constant, past which billiard gives up; here deaths at work never break the pool.
+    still come from a dead process. Here nothing can come any more, so nothing waits.
+    ``max_restarts`` is Celery's constant, past which billiard gives up; here deaths at work never
+    break the pool.
 
     Args:
         options: as the worker passes them.
@@ -79,7 +80,7 @@ def pool_options(
         own: what ``worker_pool_options`` says; it goes first.
     """
     alive = None if app is None else app.conf.get("worker_proc_alive_timeout")
-    chosen = {
+    chosen: dict[str, Any] = {
         "maxtasksperchild": options.get("maxtasksperchild") or None,
         "max_memory_per_child": options.get("max_memory_per_child") or None,
         "timeout": options.get("timeout") or None,

@@ -48,7 +48,7 @@ class _Pool(Pool):
         super().__init__(**options)
 
 
-class TaskPool(BasePool):  # type: ignore[misc]  (Celery has no types)
+class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
     """A Celery worker's pool of processes, made of a ``poolwatch.Pool``.
 
     Chosen by ``CELERY_CUSTOM_WORKER_POOL=poolwatch.integrations.celery:TaskPool`` and
@@ -90,9 +90,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  (Celery has no types)
         Raises:
             ImproperlyConfigured: the pool refuses the value of an option.
         """
-        chosen = pool_options(
-            self.options, self.app, self.putlocks, self.forking_enable, self._own
-        )
+        chosen = pool_options(self.options, self.app, self.putlocks, self.forking_enable, self._own)
         fresh = starts_fresh(chosen["context"])
         if fresh:
             child.mark_as_fresh()
@@ -211,7 +209,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  (Celery has no types)
             soft, hard = config.limits(handle.soft_limit, handle.limit)
             options = JobOptions(
                 accept_callback=lambda pid, when: self._post(lambda: handle.accept(pid, when)),
-                timeout_callback=lambda soft, timeout: soft and self._post(handle.soft_limit_hit),
+                timeout_callback=lambda soft, timeout: self._limit_hit(handle, soft),
                 soft_timeout=soft,
                 timeout=hard,
                 correlation_id=handle.correlation_id,
@@ -224,6 +222,10 @@ class TaskPool(BasePool):  # type: ignore[misc]  (Celery has no types)
         watch = Watch(handle, lambda job: self._post(lambda: handle.settle(job)))
         self.account.submitted += 1
         handle.submitted(core.submit(handle.name, call, options, pool, wait, watch))
+
+    def _limit_hit(self, handle: TaskHandle, soft: bool) -> None:
+        if soft:  # of the hard one Celery is told once it is certain that it ended the task
+            self._post(handle.soft_limit_hit)
 
     def _post(self, call: Callable[[], object]) -> None:
         """Have Celery called back in the right thread. Any thread, with locks held."""
