@@ -118,7 +118,7 @@ class RedisBroker:
 
     def __init__(self, server: Redis, number: int = 0) -> None:
         self.server = server
-        self._database = number + 1
+        self.number = number
         url = f"{server.url}/{number}"
         self.settings = {"broker_url": url, "result_backend": f"{server.url}/{number + 1}"}
         self.client_settings = {"broker_url": url}
@@ -128,7 +128,7 @@ class RedisBroker:
 
     def metas(self, ids: Iterable[str]) -> list[Meta | None]:
         keys = [f"celery-task-meta-{task}" for task in ids]
-        with contextlib.closing(redis.Redis(port=self.server.port, db=self._database)) as store:
+        with contextlib.closing(redis.Redis(port=self.server.port, db=self.number + 1)) as store:
             return [value and json.loads(value) for value in store.mget(keys)]
 
 

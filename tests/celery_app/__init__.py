@@ -190,6 +190,8 @@ def note(line: str) -> None:
 @signals.worker_process_init.connect
 def on_init(**_: Any) -> None:
     note("init")
+    if "CELERY_APP_DOES_NOT_BOOT" in os.environ:
+        sys.exit("this process does not boot")
 
 
 @signals.worker_process_shutdown.connect

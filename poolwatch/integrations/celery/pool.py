@@ -110,6 +110,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             )
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"{SETTING}, or a setting of the pool: {error}") from error
+        self._pool._core.on_broken = lambda error: self._post(lambda: self.give_up(error))
 
     def did_start_ok(self) -> bool:
         """Return True when a process has come up, or is still coming up."""
