@@ -78,6 +78,7 @@ class Core:
         self.options = options
         self.foreign = False  # True in a forked child, which inherited the pool
         self.snapshot = Snapshot()
+        self.on_broken: Callable[[PoolBroken], object] | None = None  # delivered, see deliver()
         self._refusal: BaseException | None = None  # what apply_async raises
         self._closed = False
         self._terminating = False
@@ -552,6 +553,8 @@ class Core:
         is_first, self._ending = self._ending is None, (error, state)
         if is_first and isinstance(error, PoolBroken):
             supervisor.bus.emit(PoolBroke(self.options.name, error))
+            if (on_broken := self.on_broken) is not None:
+                self.deliver(lambda: on_broken(error))
         with dispatcher.lock:
             if isinstance(error, PoolBroken):
                 self._refusal = error

@@ -111,6 +111,8 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         OSError: no process or descriptor to be had.
     """
 
+    _before_fork: Callable[[], object] | None = None  # for integrations, see ``WorkerSetup``
+
     def __init__(
         self,
         processes: int | None = None,
@@ -163,6 +165,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             max_memory_per_child=_optional_whole("max_memory_per_child", max_memory_per_child),
             usage_memory=config.usage_memory(usage),
             capture_stderr=checks.flag("capture_stderr", capture_stderr),
+            before_fork=self._before_fork,
         )
         count = config.processes(processes)
         least, idle_seconds = config.elasticity(count, min_processes, idle_timeout)

@@ -155,6 +155,18 @@ def count_soft(bell: str, seconds: float) -> str:
     return f"disturbed {disturbed}"
 
 
+def count_soft_passes(seconds: float) -> int:
+    """How often the soft limit passes while a job runs for so many seconds."""
+    passed, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            while time.monotonic() < end:
+                pass
+        except SoftTimeLimitExceeded:
+            passed += 1
+    return passed
+
+
 def swallow_soft(bell: str) -> NoReturn:
     """Goes on in spite of its soft limit."""
     ring(bell)

@@ -30,6 +30,9 @@ import psutil
 MARK = "POOLWATCH_TEST"  # the environment variable that every process of a test carries
 PATIENCE = 5.0  # seconds in which what a test has ended may still be on its way out
 SHARED_MEMORY = Path("/dev/shm")
+STANDING: set[int] = set()
+"""Processes that serve several tests. They, and what descends from them, are no test's own: whoever
+has started them sees to it that nothing is left."""
 
 
 class LeakWatch:
@@ -110,7 +113,8 @@ class LeakWatch:
         if any(self.mark in target for target in held):
             return True
         with contextlib.suppress(psutil.Error):
-            return os.getpid() in [parent.pid for parent in process.parents()]
+            family = {process.pid, *(parent.pid for parent in process.parents())}
+            return os.getpid() in family and not family & STANDING
         return False
 
     def _used_by_strangers(self, names: set[str]) -> set[str]:

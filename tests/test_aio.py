@@ -58,6 +58,16 @@ async def numbers(count: int | None = None) -> AsyncIterator[int]:
 # -- single jobs ------------------------------------------------------------------------------
 
 
+def test_soft_limit_passes_once_per_job() -> None:
+    """What a job does after it has caught the soft limit is its own affair."""
+
+    async def main() -> int:
+        async with AsyncPool(1) as pool:
+            return await pool.options(soft_timeout=0.2).apply(faults.count_soft_passes, 1.0)
+
+    assert run(main) == 1
+
+
 def test_apply_returns_the_value() -> None:
     """Arguments by position and by name; functions may have parameters of any name."""
 

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import struct
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -93,6 +94,8 @@ class Zygote(Reaper):
 
     def _start_workers(self, orders: list[tuple[control.StartWorker, list[int]]]) -> None:
         parent_pid = os.getpid()
+        if self._nursery.setup.before_fork is not None:
+            self._call_before_forks(self._nursery.setup.before_fork, len(orders))
         everything = [fd for _, fds in orders for fd in fds]
         made: list[int | OSError] = []
         for order, fds in orders:
@@ -110,6 +113,14 @@ class Zygote(Reaper):
             os.close(fd)
         for (order, _), result in zip(orders, made, strict=True):
             self._report(order.token, result)
+
+    def _call_before_forks(self, call: Callable[[], object], count: int) -> None:
+        """Call the user's code as often as workers are about to be forked."""
+        try:
+            for _ in range(count):
+                call()
+        except Exception:  # noqa: BLE001  (the user's code; workers are made all the same)
+            traceback.print_exc()
 
     def _be_worker(
         self, name: str, fds: list[int], everything: list[int], parent_pid: int

@@ -52,6 +52,7 @@ class WorkerSetup:
         relay: where log records go, or None.
         usage_memory: every job's own peak of memory is measured, also of the shortest.
         capture_stderr: standard error goes to the parent through a pipe.
+        before_fork: called before each worker is forked, in the process that forks it.
     """
 
     initializer: Callable[..., object] | None = None
@@ -64,6 +65,7 @@ class WorkerSetup:
     relay: RelayEnd | None = None
     usage_memory: bool = False
     capture_stderr: bool = False
+    before_fork: Callable[[], object] | None = None
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 from poolwatch.exceptions import SoftTimeLimitExceeded
@@ -25,6 +26,20 @@ _OURS = {
     kernel.FATAL_STACK_SIGNAL,
     kernel.ALARM_SIGNAL,
 }
+
+_soft_limit_error: Callable[..., BaseException] = SoftTimeLimitExceeded
+
+
+def raise_at_soft_limit(error: Callable[..., BaseException]) -> None:
+    """Raise another error in jobs of this worker whose soft limit has passed.
+
+    For an initializer whose jobs catch the error of the program that they are written for.
+
+    Args:
+        error: its class; called with a text.
+    """
+    global _soft_limit_error
+    _soft_limit_error = error
 
 
 class Orders:
@@ -105,7 +120,7 @@ class Orders:
             and fields[ledger.SOFT_ITEM] == fields[ledger.ITEM]
         ):
             self._fields[ledger.SOFT_ORDER] = 0  # once per job: what it does next is its own affair
-            raise SoftTimeLimitExceeded("the job's soft time limit has passed")
+            raise _soft_limit_error("the job's soft time limit has passed")
 
 
 def die_of(signum: int) -> None:

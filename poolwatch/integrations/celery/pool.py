@@ -1,0 +1,458 @@
+"""``TaskPool``: the pool as a Celery worker sees it."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from celery.concurrency.base import BasePool
+from celery.exceptions import ImproperlyConfigured
+from celery.platforms import EX_FAILURE
+from celery.utils.log import get_logger
+from celery.worker import state as worker_state
+from kombu.asynchronous import get_event_loop
+
+from poolwatch import checks, config
+from poolwatch.exceptions import PoolBroken, TimeoutError
+from poolwatch.integrations.celery import child
+from poolwatch.integrations.celery.account import Account
+from poolwatch.integrations.celery.draining import drain
+from poolwatch.integrations.celery.errors import signal_number
+from poolwatch.integrations.celery.handles import TaskHandle
+from poolwatch.integrations.celery.mailbox import Mailbox
+from poolwatch.integrations.celery.options import (
+    SETTING,
+    own_options,
+    pool_options,
+    sensible_soft,
+    starts_fresh,
+)
+from poolwatch.integrations.celery.slots import Slots
+from poolwatch.job import Job, JobOptions
+from poolwatch.job_state import JobState
+from poolwatch.pool import Pool
+from poolwatch.results import ApplyResult
+from poolwatch.watch import Watch
+
+logger = get_logger("celery.pool")
+
+_LONGEST_JOIN = 0.2  # seconds; in between, signal handlers have their turn
+
+
+class _Pool(Pool):
+    """A pool that tells Celery's receivers of each fork."""
+
+    def __init__(self, before_fork: Callable[[], object] | None, **options: Any) -> None:
+        self._before_fork = before_fork
+        super().__init__(**options)
+
+
+class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
+    """A Celery worker's pool of processes, made of a ``poolwatch.Pool``.
+
+    Chosen by ``CELERY_CUSTOM_WORKER_POOL=poolwatch.integrations.celery:TaskPool`` and
+    ``celery worker -P custom``, or by the setting ``worker_pool`` with that name. It takes what
+    Celery passes to prefork, and ``worker_pool_options``, keyword arguments of ``poolwatch.Pool``.
+
+    Where it differs from prefork: a lost task is known at once, whatever ``worker_lost_wait`` says;
+    a terminated one that does not heed its signal is killed after ``terminate_grace`` (0.5 s);
+    ``shrink`` never fails for busy processes, it drains; a revoked task's flag belongs to the task;
+    tasks may have child processes.
+
+    Raises:
+        ImproperlyConfigured: ``worker_pool_options`` names what does not exist, or what has a
+            setting of Celery's own.
+    """
+
+    uses_semaphore = True
+    signal_safe = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._own = own_options(self.app)
+        self._pool: Pool | None = None
+        self._target = self.limit or 0 if self.limit is not None else config.usable_cpus()
+        self._handles: set[TaskHandle] = set()
+        self._by_pid: dict[int, TaskHandle] = {}  # the task that each process is known to run
+        self._slots = Slots(self.options.get("semaphore"))
+        self._mailbox: Mailbox | None = None  # None: callbacks may come on any thread
+        self.account = Account()
+        self._hub: Any = None
+        self._over = False
+        self.silent = False  # nobody is to be called back any more
+
+    # -- beginning -----------------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        """Make the processes.
+
+        Raises:
+            ImproperlyConfigured: the pool refuses the value of an option.
+        """
+        chosen = pool_options(self.options, self.app, self.putlocks, self.forking_enable, self._own)
+        fresh = starts_fresh(chosen["context"])
+        if fresh:
+            child.mark_as_fresh()
+        before_fork = functools.partial(child.before_fork, type(self))
+        if not self.options.get("threads", True):
+            self._mailbox = Mailbox()
+        before_fork()
+        gc.collect()  # what is garbage now would be copied by each process that collects it
+        try:
+            self._pool = _Pool(
+                None if fresh else before_fork,
+                processes=max(1, self._target),
+                initializer=child.initialize,
+                initargs=self.options.get("initargs", (self.app, None)),
+                on_process_exit=child.leave,
+                **chosen,
+            )
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"{SETTING}, or a setting of the pool: {error}") from error
+        self._pool._core.on_broken = lambda error: self._post(lambda: self.give_up(error))
+
+    def did_start_ok(self) -> bool:
+        """Return True when a process has come up, or is still coming up."""
+        return self._pool is not None and self._pool.did_start_ok()
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        """Have the hub look into our mailbox; again after each reconnect, when it has forgotten."""
+        if self._mailbox is not None and not self._over:
+            self._hub = loop
+            loop.add_reader(self._mailbox, self._mailbox.empty)
+
+    # -- tasks ---------------------------------------------------------------------------------
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        callback: Callable[..., object] | None = None,
+        error_callback: Callable[..., object] | None = None,
+        accept_callback: Callable[..., object] | None = None,
+        timeout_callback: Callable[..., object] | None = None,
+        waitforslot: bool | None = None,
+        soft_timeout: float | None = None,
+        timeout: float | None = None,
+        callbacks_propagate: tuple[type[BaseException], ...] = (),
+        correlation_id: str | None = None,
+        **options: Any,
+    ) -> TaskHandle | None:
+        """Run ``target(*args, **kwargs)`` in a process.
+
+        Args:
+            target: what to call.
+            args: its arguments.
+            kwargs: its keyword arguments.
+            callback: called with the value.
+            error_callback: called with an ``ExceptionInfo`` when there is none.
+            accept_callback: called as ``(pid, time)`` when the task has begun, always before the
+                others; it may call :meth:`terminate_job`.
+            timeout_callback: called as ``(soft=..., timeout=...)`` when a limit has passed; for the
+                hard one after ``error_callback``, when the process has been killed.
+            waitforslot: in the blocking loop, whether to wait until a process is free.
+            soft_timeout: seconds; by default the worker's.
+            timeout: seconds; by default the worker's.
+            callbacks_propagate: exceptions of callbacks that are raised, not logged.
+            correlation_id: the task's id.
+            **options: what else Celery may pass, without meaning here.
+
+        Returns:
+            The task's handle; None when the pool takes no more: the broker delivers it again.
+        """
+        pool = self._pool
+        if pool is None:
+            return None
+        args = tuple(args)
+        defaults = pool._core.options
+        hard = timeout or defaults.timeout
+        soft = sensible_soft(soft_timeout or defaults.soft_timeout, hard)
+        handle = TaskHandle(
+            self,
+            _name_of(target, args, correlation_id),
+            callback,
+            error_callback,
+            accept_callback,
+            timeout_callback,
+            soft,
+            hard,
+            callbacks_propagate,
+            correlation_id,
+        )
+        self._handles.add(handle)
+        try:
+            self._submit(pool, handle, target, args, dict(kwargs or {}), waitforslot)
+        except PoolBroken as error:
+            self._handles.discard(handle)
+            self.give_up(error)
+            return None
+        except BaseException as error:
+            self._handles.discard(handle)
+            if isinstance(error, ValueError) and pool._core.is_closed:
+                return None
+            raise
+        return handle
+
+    def _submit(
+        self,
+        pool: Pool,
+        handle: TaskHandle,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwds: dict[str, Any],
+        wait: bool | None,
+    ) -> None:
+        core = pool._core
+        core.check_open()
+        try:
+            soft, hard = config.limits(handle.soft_limit, handle.limit)
+            options = JobOptions(
+                accept_callback=lambda pid, when: self._post(lambda: handle.accept(pid, when)),
+                timeout_callback=lambda soft, timeout: self._limit_hit(handle, soft),
+                soft_timeout=soft,
+                timeout=hard,
+                correlation_id=handle.correlation_id,
+            )
+            config.add_settings(options, core.options.contextvars)
+            call = core.snapshot.encode(target, args, kwds)
+        except Exception as error:  # noqa: BLE001  (the arguments' own code; the task fails)
+            self._post(functools.partial(handle.fail, error))
+            return
+        watch = Watch(handle, lambda job: self._post(lambda: handle.settle(job)))
+        self.account.submitted += 1
+        handle.submitted(core.submit(handle.name, call, options, pool, wait, watch))
+
+    def _limit_hit(self, handle: TaskHandle, soft: bool) -> None:
+        if soft:  # of the hard one Celery is told once it is certain that it ended the task
+            self._post(handle.soft_limit_hit)
+
+    def _post(self, call: Callable[[], object]) -> None:
+        """Have Celery called back in the right thread. Any thread, with locks held."""
+        if self._mailbox is not None:
+            self._mailbox.post(call)
+        elif self._pool is not None:
+            self._pool._core.deliver(lambda: self._guarded(call))
+
+    def _guarded(self, call: Callable[[], object]) -> None:
+        """In the blocking loop: what a callback raises to end the worker ends it."""
+        try:
+            call()
+        except BaseException as error:
+            logger.critical("Pool callback raised exception: %r", error, exc_info=True)
+            worker_state.should_stop = getattr(error, "code", None) or EX_FAILURE
+
+    def note_accepted(self, handle: TaskHandle) -> None:
+        """A process is known to run this task now."""
+        if handle.pid is not None:
+            self._by_pid[handle.pid] = handle
+
+    def forget(self, handle: TaskHandle) -> None:
+        """A task has ended: another may be handed over."""
+        self._handles.discard(handle)
+        if handle.pid is not None and self._by_pid.get(handle.pid) is handle:
+            del self._by_pid[handle.pid]
+        self._slots.release()
+
+    # -- ending tasks ----------------------------------------------------------------------------
+
+    def stop_job(self, job: Job, signum: int) -> bool:
+        """End a job, running or not; return False when it has ended already."""
+        pool = self._pool
+        return pool is not None and pool._core.access.orders.terminate(job, signum)
+
+    def terminate_job(self, pid: int, signal: Any = None) -> bool:
+        """End the task that the process with this id runs, as far as Celery has been told.
+
+        When that task has ended meanwhile and another runs there, nothing happens: a signal to the
+        process would hit a neighbour.
+
+        Args:
+            pid: process id, as the task's ``accept_callback`` was told.
+            signal: the signal that the task gets, by number or name; SIGTERM by default.
+
+        Returns:
+            Whether there was such a task.
+
+        Raises:
+            ValueError: no signal.
+        """
+        number = signal_number(signal)
+        handle = self._by_pid.get(pid)
+        return handle is not None and handle.terminate(number)
+
+    def flush(self) -> None:
+        """Drop the tasks that have not begun, without callbacks; the broker delivers them again."""
+        if self._pool is None:
+            return
+        self._pool.flush()
+        if self._mailbox is None:
+            return  # the delivery thread puts them away
+        for handle in list(self._handles):
+            job = handle.job
+            if job is not None and job.state is JobState.CANCELLED:
+                handle.settle(job)
+        self._slots.recount(len(self._handles))
+
+    # -- how many processes ----------------------------------------------------------------------
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes there are to be; autoscale and the prefetch count go by it."""
+        return self._target
+
+    def grow(self, n: int = 1) -> None:
+        """Have ``n`` processes more.
+
+        Raises:
+            TypeError: not a whole number.
+            ValueError: less than 1.
+        """
+        self._resize(self._target + checks.whole("n", n))
+        self._slots.grow(n)
+
+    def shrink(self, n: int = 1) -> None:
+        """Have ``n`` processes fewer; those that run a task end it first.
+
+        At 0 one process is kept, but no task is handed over before the pool grows.
+
+        Raises:
+            TypeError: not a whole number.
+            ValueError: less than 1, or more than there are.
+        """
+        count = checks.whole("n", n)
+        if count > self._target:
+            raise ValueError(f"n must not be more than the number of processes ({self._target})")
+        self._resize(self._target - count)
+        self._slots.shrink(count)
+        if not self._target and self._mailbox is not None:
+            logger.warning("The pool has been shrunk to nothing: no task runs before it grows.")
+
+    def _resize(self, target: int) -> None:
+        more = max(1, target) - max(1, self._target)
+        if self._pool is not None:
+            if more > 0:
+                self._pool.grow(more)
+            elif more < 0:
+                self._pool.shrink(-more)
+        self._target = target
+
+    def maintain_pool(self, *args: Any, **kwargs: Any) -> None:
+        """Have the pool look whether processes are missing; it does so by itself."""
+        if self._pool is not None:
+            self._pool.maintain_pool()
+
+    def restart(self) -> None:
+        """Replace all processes, the idle ones too, by ones made from the program as it is now.
+
+        Returns at once; running tasks end in the old processes.
+
+        Raises:
+            PoolBroken, OSError: as ``Pool.restart``.
+        """
+        if self._pool is not None:
+            child.before_fork(type(self))
+            self._pool.restart()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def on_close(self) -> None:
+        """Take no more tasks."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def on_stop(self) -> None:
+        """Wait until all tasks have ended, and all processes. May be called again, and any time.
+
+        A cold shutdown calls it in a signal handler, having terminated what runs; what has not
+        begun is then left to the broker. Where the handler has interrupted the pool's own
+        bookkeeping it cannot wait: the pool is closed, and the worker terminates it next.
+        """
+        pool = self._pool
+        if pool is None or self._over:
+            return
+        pool.close()
+        if worker_state.should_terminate not in (None, False):
+            self.flush()
+        if pool._core.is_interrupted:
+            return
+        if self._mailbox is None:
+            while not self._is_over(_LONGEST_JOIN):
+                pass
+        else:
+            drain(self._mailbox, get_event_loop(), self._is_over)
+        self._put_away()
+
+    def _is_over(self, seconds: float) -> bool:
+        """Wait no longer than so many seconds; return whether nothing is left of the pool."""
+        if self._mailbox is not None and self._handles:
+            return False
+        try:
+            if self._pool is not None:
+                self._pool.join(seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def on_terminate(self) -> None:
+        """End everything at once, within about a second; nobody is called back.
+
+        So nothing is acknowledged: the broker delivers again what was running.
+        """
+        pool = self._pool
+        if pool is None or self._over:
+            return
+        self.silent = True
+        pool.terminate()
+        if not pool._core.is_interrupted:
+            self._put_away()
+
+    def _put_away(self) -> None:
+        self._over = True
+        self._handles.clear()
+        if self._mailbox is not None:
+            if self._hub is not None:
+                self._hub.remove_reader(self._mailbox)
+            self._mailbox.close()
+
+    def give_up(self, error: BaseException) -> None:
+        """The pool cannot go on: have the worker stop, so that somebody notices."""
+        if self._state == self.RUN and not self.silent:
+            logger.critical("The pool is broken, the worker stops: %s", error, exc_info=error)
+            if worker_state.should_stop in (None, False):
+                worker_state.should_stop = EX_FAILURE
+
+    # -- what there is to see --------------------------------------------------------------------
+
+    def result_of(self, job: Job) -> ApplyResult[Any] | None:
+        """Return the pool's own handle of a job."""
+        return None if self._pool is None else self._pool._core.handle_of(job)
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()
+        pool = self._pool
+        if pool is None:
+            return info
+        options = pool._core.options
+        info.update(
+            {
+                "max-concurrency": self.limit,
+                "num-processes": self._target,
+                "processes": [worker.pid for worker in pool.workers],
+                "max-tasks-per-child": options.maxtasksperchild or "N/A",
+                "put-guarded-by-semaphore": self.putlocks,
+                "timeouts": (options.soft_timeout or 0, options.timeout or 0),
+                "writes": self.account.writes(pool),
+                "poolwatch": self.account.info(pool),
+            }
+        )
+        return info
+
+
+def _name_of(target: Callable[..., Any], args: tuple[Any, ...], task_id: str | None) -> str:
+    """Return what a task is called in errors and events: its own name, not that of its tracer."""
+    if args and task_id is not None and isinstance(args[0], str):
+        return f"{args[0]}[{task_id}]"
+    return config.name_of(target)
