@@ -23,7 +23,7 @@ from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
 from poolwatch.evidence.stacks import WorkerStack
 from poolwatch.exceptions import PoolBroken, Terminated
-from poolwatch.job import NO_OPTIONS, Job, JobOptions
+from poolwatch.job import Job, JobOptions, NO_OPTIONS
 from poolwatch.job_state import JobState
 from poolwatch.latch import Latch
 from poolwatch.launch.contexts import make_launcher
@@ -42,6 +42,8 @@ from poolwatch.workers import WorkerInfo, WorkerState
 logger = logging.getLogger("poolwatch")
 
 _FOREIGN = "this Pool belongs to the parent process; make one of your own"
+_ENDED = "the pool has ended"
+_LATE_SECONDS = 1.0  # what is put in line after the workers were told to leave is ended after that
 _STOP_SECONDS = 1.0  # helpers that do not end by themselves are killed after that
 _DELIVERY_SECONDS = 1.0  # callbacks that block longer are left behind when a pool is terminated
 
@@ -213,7 +215,7 @@ class Core:
             self._withdraw(job)
 
     def _withdraw(self, job: Job) -> None:
-        """The pool has ended meanwhile: refuse the job, unless it has been taken or ended."""
+        """The pool has ended meanwhile: refuse the job, unless it still runs or has ended."""
         self.check_owner()
         dispatcher = self.dispatcher
         with dispatcher.lock:
@@ -222,6 +224,8 @@ class Core:
                 return
             dispatcher.backlog.remove(job)
             dispatcher.unfinished -= 1
+            if not dispatcher.unfinished:
+                self._on_drained()
         self.check_open()
 
     def part_job(
@@ -403,7 +407,7 @@ class Core:
             with self.dispatcher.lock:
                 self._refusal = self._refusal or ValueError("Pool not running")
                 # A submission that had passed the check may have found a worker idle after the end.
-                left = Terminated("the pool has ended"), JobState.TERMINATED
+                left = Terminated(_ENDED), JobState.TERMINATED
                 self._end_all(*(self._ending or left))
                 for worker in list(self.supervisor.crew.workers.values()):
                     worker.jobs.clear()
@@ -497,20 +501,33 @@ class Core:
     def _leave_if_drained(self) -> None:
         crew = self.supervisor.crew
         with self.dispatcher.lock:
-            self.dispatcher.take_arrivals()
-            if self._terminating or not self._closed or self.dispatcher.unfinished:
+            if self._terminating or not self._closed:
                 return
-            if any(source.holds_open for source in self._inputs):
+            if not self._dismissed and not self._dismiss():
                 return
-            self.dispatcher.accepting = False
-            self._end_inputs(ValueError("Pool not running"))
-            crew.stop_hiring()
-            if not self._dismissed:
-                self._dismissed = True
-                for worker in crew.workers.values():
-                    crew.dismiss(worker)
+            # What has been put in line since then does not count: whoever did so takes it back.
             if not crew.workers:
                 self._running = False
+
+    def _dismiss(self) -> bool:
+        """Tell the workers to leave, if no job is unfinished. The lock is held."""
+        crew = self.supervisor.crew
+        self.dispatcher.take_arrivals()
+        if self.dispatcher.unfinished or any(source.holds_open for source in self._inputs):
+            return False
+        self._dismissed = True
+        self.dispatcher.accepting = False
+        self._end_inputs(ValueError("Pool not running"))
+        crew.stop_hiring()
+        for worker in crew.workers.values():
+            crew.dismiss(worker)
+        # For what nobody takes back, because a signal handler raised in its submission.
+        self._loop.call_later(_LATE_SECONDS, self._end_late)
+        return True
+
+    def _end_late(self) -> None:
+        """End what has been put in line too late, and is still there. No worker serves it."""
+        self._end_all(Terminated(_ENDED), JobState.TERMINATED)
 
     def terminate(self) -> None:
         """End everything now; every unfinished job ends with ``Terminated``. Any thread.

@@ -32,7 +32,7 @@ from poolwatch.events import (
     JobTerminated,
 )
 from poolwatch.exceptions import PoisonJobError
-from poolwatch.job import NO_OPTIONS, Job
+from poolwatch.job import Job, NO_OPTIONS
 from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
 from poolwatch.ranks import insert_before, insert_behind, is_mixed
@@ -80,7 +80,9 @@ class Dispatcher:
         self.arrivals: deque[Job] = deque()  # not yet in line; may be added to without the lock
         self.backlog: deque[Job] = deque()
         self.ranked = False  # some job had a priority: the backlog is kept sorted
-        self.accepting = True  # jobs will still be run
+        # Jobs will still be run. Once False, no worker is sent anything, and whoever has put a job
+        # in line nevertheless takes it back, see ``Core``.
+        self.accepting = True
         self.unfinished = 0
         self.arm_deadlines: Callable[[Job], None]  # set by the supervisor
         self.end_with_error: Callable[[Job, JobState, BaseException], None]  # likewise
@@ -256,6 +258,8 @@ class Dispatcher:
             if worker.state is WorkerState.LEAVING and not worker.jobs:
                 self.on_emptied(worker)
             return
+        if not self.accepting:
+            return  # it has been told to leave, and would not come to what it is sent now
         if worker in self.in_doubt:
             self._repair_soon()
             return
@@ -293,7 +297,7 @@ class Dispatcher:
     def refill_idle(self) -> None:
         """Give waiting jobs to idle workers. The lock is held."""
         has_sent = False
-        while self.idle and (self.backlog or self.arrivals):
+        while self.accepting and self.idle and (self.backlog or self.arrivals):
             worker, _ = self.idle.popitem()
             self.refill(worker)
             has_sent = True

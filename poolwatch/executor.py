@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from poolwatch import checks, config
@@ -40,6 +41,10 @@ _owned: weakref.WeakSet[Core] = weakref.WeakSet()  # alive as long as their supe
 
 class ProcessPoolExecutor(concurrent.futures.Executor):
     """An executor in which a death fails one future (as ``concurrent.futures``, and better).
+
+    A ``with`` block waits at its end for what was submitted. When it is left by KeyboardInterrupt
+    (Ctrl-C) or SystemExit, it does not: what has not begun is cancelled, what runs is stopped as by
+    :meth:`terminate_workers`.
 
     Args:
         max_workers: number of workers; by default the processors that this process may use.
@@ -249,6 +254,30 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
     def _jobs(self) -> list[Job]:
         """Return the unfinished jobs of all futures and maps."""
         return self._core.unfinished_jobs(self._settler, *self._maps.owners())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Shut down, and wait; end at once where somebody wants the program to end.
+
+        Workers do not hear the Ctrl-C of a terminal, so it has to be passed on to their jobs.
+        """
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and not self._core.foreign:
+            self._stop()
+        else:
+            self.shutdown(wait=True)
+
+    def _stop(self) -> None:
+        """End what is unfinished, and return when nothing of it is left."""
+        self._end(signal.SIGTERM)
+        for job in self._jobs():
+            job.wait(None)  # no longer than terminate_grace, and for its process to die
+        if self._owned:
+            self._core.terminate()  # workers that are still booting need not go on with it
+            self._pool.join()
 
     def terminate_workers(self) -> None:
         """End the executor at once; running jobs get SIGTERM first (as in Python 3.14).

@@ -278,8 +278,7 @@ class Supervisor:
             with self.dispatcher.lock:
                 self.dispatcher.remove(worker, WorkerState.DEAD)
                 self.crew.not_started(worker, errno)
-                if not self.dispatcher.unfinished:
-                    self._on_drained()
+                self._see_whether_drained()
 
     def worker_exited(
         self, token: int, exitcode: int, peak_rss: int, core_dumped: bool = False
@@ -352,9 +351,13 @@ class Supervisor:
             self.crew.maintain()
             with self.dispatcher.lock:
                 self.dispatcher.refill_idle()
-            if not self.dispatcher.unfinished:
-                self._on_drained()
+            self._see_whether_drained()
         return bool(exited)
+
+    def _see_whether_drained(self) -> None:
+        """Tell when no job is unfinished, and of all that happens after the workers' dismissal."""
+        if not self.dispatcher.unfinished or not self.dispatcher.accepting:
+            self._on_drained()
 
     def _has_begun(self, worker: WorkerProcess, job: Job) -> bool:
         """True when this job is what the worker was at, or has had its third receiver."""

@@ -63,6 +63,87 @@ def make_executor(nothing_left_over: Any) -> Iterator[Callable[..., ProcessPoolE
     gc.collect()  # semaphores among initargs are files until then
 
 
+# -- interruptions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("job", [faults.hang, executor_work.hold_through_sigterm])
+def test_block_that_is_interrupted_ends_at_once(error: Any, job: Any, stage: Stage) -> None:
+    """What has not begun is cancelled, what runs is stopped, whether it wants to or not."""
+    futures: list[cf.Future[Any]] = []
+
+    def block() -> None:
+        with ProcessPoolExecutor(1) as executor:
+            futures.extend(executor.submit(job, stage.bell) for _ in range(3))
+            stage.heard()
+            raise error
+
+    with pytest.raises(error):
+        bounded(block)
+    first, *others = futures
+    assert isinstance(first.exception(0), Terminated)
+    assert all(future.cancelled() for future in others)
+
+
+def test_interrupted_block_does_not_wait_for_an_initializer(stage: Stage) -> None:
+    """Nor for workers that are still on their way."""
+
+    def block() -> None:
+        with ProcessPoolExecutor(1, initializer=faults.hang, initargs=(stage.bell,)) as executor:
+            executor.submit(work.square, 3)
+            stage.heard()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bounded(block)
+
+
+def test_interrupted_map_ends_at_once(stage: Stage) -> None:
+    """The items that have not begun are cancelled, those that run are stopped."""
+
+    def block() -> None:
+        with ProcessPoolExecutor(1) as executor:
+            executor.map(faults.hang, [stage.bell] * 5)
+            stage.heard()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bounded(block)
+    with pytest.raises(AssertionError, match="no job rang"):
+        stage.heard(0.0)
+
+
+def test_interrupted_block_of_a_shared_pool_leaves_the_others_alone(
+    make_pool: Any, stage: Stage
+) -> None:
+    """Only this executor's jobs end."""
+    pool = make_pool(2)
+    other = pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate))
+    stage.heard()
+
+    def block() -> None:
+        with ProcessPoolExecutor.from_pool(pool) as executor:
+            executor.submit(faults.hang, stage.bell)
+            stage.heard()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bounded(block)
+    stage.let_go()
+    other.get(DEADLINE)
+    assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
+
+
+def test_other_errors_leave_a_block_in_peace(tmp_path: Path) -> None:
+    """What was submitted runs, as in the standard library."""
+    path = str(tmp_path / "note")
+    with pytest.raises(ZeroDivisionError), ProcessPoolExecutor(1) as executor:
+        for number in range(20):
+            executor.submit(work.noted, path, number)
+        raise ZeroDivisionError
+    assert len(lines(path)) == 20
+
+
 # -- maps -------------------------------------------------------------------------------------
 
 
