@@ -19,7 +19,7 @@ import traceback
 from collections import ChainMap
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
-from types import MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from poolwatch.exceptions import MaybeEncodingError, RemoteTraceback
@@ -32,6 +32,7 @@ PROTOCOL = 5
 PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 """Types whose values pickle without reducers, buffers or anybody's code."""
 
+_NAMED = (FunctionType, BuiltinFunctionType, type)
 _OUT_OF_BAND = 64 * 1024  # smaller buffers are copied into the pickle; a mapping would cost more
 _KEEP_BUFFER = 1024 * 1024  # a pickler that has written more than this is not kept for reuse
 _REPR_LENGTH = 200
@@ -184,6 +185,35 @@ def dumps(obj: object) -> bytes:
     pickler.dispatch_table = _reducers
     pickler.dump(obj)
     return file.getvalue()
+
+
+def named_by_reference(obj: object, module: str) -> list[Any] | None:
+    """Return the functions and classes of a module that an object's pickle names, and perhaps more.
+
+    None when the object does not pickle by reference.
+    """
+    pickler = _Noting(io.BytesIO(), PROTOCOL, buffer_callback=lambda buffer: False)
+    pickler.named, pickler.module = [], module
+    try:
+        pickler.dump(obj)
+    except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+        return None
+    return pickler.named
+
+
+class _Noting(pickle.Pickler):
+    """Notes what it pickles by reference."""
+
+    dispatch_table = _reducers
+    named: list[Any]
+    module: str
+
+    def reducer_override(self, value: Any) -> Any:
+        # What functools.cache makes of a function is named too, and is neither.
+        is_named = isinstance(value, _NAMED) or hasattr(value, "__wrapped__")
+        if is_named and getattr(value, "__module__", None) == self.module:
+            self.named.append(value)
+        return NotImplemented
 
 
 def dumps_by_value(obj: object) -> bytes:
