@@ -3,6 +3,10 @@
 Workers see the program as it was when the pool was made. A function that has been defined again
 since then exists in them in an older version, and stale code is worse than missing code: such a
 function is sent by value. The same holds for the functions of a module that has been loaded again.
+
+What is sent by value brings its own copies of the global variables that it uses, and does not see
+what an initializer or an earlier job has put into the worker's. So of ``__main__`` only what has
+changed goes by value, and what uses it (see ``main_uses``), not whatever else is called meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from poolwatch.main_uses import attributes, uses_any
 from poolwatch.transport import calls, codec
 from poolwatch.transport.codec import PLAIN
 
@@ -47,6 +52,14 @@ _DIFFERS: Any = object()  # no module's own
 _new_call = tuple.__new__  # Call(...) takes twice as long
 
 
+class _Verdicts(NamedTuple):
+    """Whether functions use what has changed in ``__main__``, while it has changed like this."""
+
+    values: tuple[Any, ...]
+    changed: frozenset[str]
+    by_function: weakref.WeakKeyDictionary[Any, bool]
+
+
 class Snapshot:
     """What ``__main__`` and the loaded modules were at one moment."""
 
@@ -55,7 +68,7 @@ class Snapshot:
         self._main = {
             name: value
             for name, value in main.items()
-            if isinstance(value, (FunctionType, type)) and not name.startswith("__")
+            if not name.startswith("__") and _is_definition(value)
         }
         self._names = tuple(self._main)
         self._values = tuple(self._main.values())
@@ -66,6 +79,7 @@ class Snapshot:
         }
         # The function asked about last. One value, for several threads read and replace it.
         self._last = _NOTHING_KNOWN
+        self._verdicts = _NO_VERDICTS
 
     def common(self, other: Snapshot) -> Snapshot:
         """Return what is the same here and there: for jobs that may meet workers of both kinds."""
@@ -81,6 +95,7 @@ class Snapshot:
             if self._specs[name] is not other._specs[name]:
                 both._specs[name] = _DIFFERS
         both._last = _NOTHING_KNOWN
+        both._verdicts = _NO_VERDICTS
         return both
 
     def encode(self, func: Any, args: tuple[Any, ...], kwds: dict[str, Any]) -> Call:
@@ -104,11 +119,14 @@ class Snapshot:
         if head:
             # An argument may be of a class that was defined again, or a function may call one.
             if is_plain:
-                payload, names_main = calls.encode_plain(args), in_main
+                payload = calls.encode_plain(args)
+                is_current = not in_main or not self._main_has_changed() or not self._uses(func)
             else:
                 payload = calls.encode_arguments(args, kwds)
-                names_main = in_main or (type(payload) is bytes and _MAIN in payload)
-            if not names_main or not self._main_has_changed():
+                is_current = not (in_main or _may_name_main(payload)) or self._knows(
+                    (func, args, kwds)
+                )
+            if is_current:
                 return _new_call(Call, (head, payload, False))
         elif not self._is_stale(func) and not any(
             isinstance(arg, _CODE) and self._is_stale(arg) for arg in args
@@ -129,7 +147,7 @@ class Snapshot:
         """
         if not self._is_stale(func):
             payload = codec.encode(call)
-            if type(payload) is not bytes or _MAIN not in payload or not self._main_has_changed():
+            if not _may_name_main(payload) or self._knows(call):
                 return Call(b"", payload, False)
         return Call(b"", codec.encode_by_value(call, *codec.modules_of(func)), True)
 
@@ -159,7 +177,10 @@ class Snapshot:
         if not isinstance(name, str):
             return False
         if name == "__main__":
-            root = getattr(value, "__qualname__", "").partition(".")[0]
+            path = getattr(value, "__qualname__", None)
+            if not isinstance(path, str):  # an instance that can be called
+                path = type(value).__qualname__
+            root = path.partition(".")[0]
             known = self._main.get(root)
             return known is None or known is not vars(sys.modules["__main__"]).get(root)
         module = sys.modules.get(name)
@@ -171,3 +192,47 @@ class Snapshot:
         """True when a function or class of ``__main__`` is not what it was; asked for each job."""
         now = map(vars(sys.modules["__main__"]).get, self._names)
         return any(map(operator.is_not, now, self._values))
+
+    def _knows(self, call: tuple[Any, ...]) -> bool:
+        """True when workers know all of ``__main__`` that a call by reference would use."""
+        if not self._main_has_changed():
+            return True
+        named = codec.named_by_reference(call, "__main__")
+        return named is not None and not any(
+            self._is_stale(value) or self._uses(value) for value in named
+        )
+
+    def _uses(self, value: Any) -> bool:
+        """True when a function or class uses what has changed in ``__main__``."""
+        main = vars(sys.modules["__main__"])
+        values = tuple(map(main.get, self._names))
+        verdicts = self._verdicts
+        if len(verdicts.values) != len(values) or any(
+            map(operator.is_not, verdicts.values, values)
+        ):
+            pairs = zip(self._names, self._values, strict=True)
+            changed = frozenset(name for name, known in pairs if main.get(name) is not known)
+            verdicts = self._verdicts = _Verdicts(values, changed, weakref.WeakKeyDictionary())
+        try:
+            verdict = verdicts.by_function.get(value)
+            if verdict is None:
+                verdict = uses_any(value, verdicts.changed, main)
+                verdicts.by_function[value] = verdict
+        except TypeError:  # it cannot be a key there
+            verdict = uses_any(value, verdicts.changed, main)
+        return verdict
+
+
+_NO_VERDICTS = _Verdicts((), frozenset(), weakref.WeakKeyDictionary())
+
+
+def _is_definition(value: object) -> bool:
+    """True for functions and classes, and for what a decorator has made of one in ``__main__``."""
+    if isinstance(value, (FunctionType, type)):
+        return True
+    own = attributes(value)
+    return own.get("__module__") == "__main__" and isinstance(own.get("__qualname__"), str)
+
+
+def _may_name_main(payload: codec.Payload) -> bool:
+    return type(payload) is not bytes or _MAIN in payload

@@ -114,6 +114,12 @@ def test_functions_of_a_script_can_be_called(start_method: str) -> None:
     assert out == ["before 9", "after 27", "class 5", "lambda 12"]
 
 
+@pytest.mark.parametrize("what", ["unconcerned", "attribute", "concerned", "classes"])
+def test_names_that_stand_for_other_functions(what: str) -> None:
+    """What uses a rebound name sees the present one; all else what its initializer has left."""
+    assert run_script("rebound.py", what).strip() == "done"
+
+
 def test_redefined_function_gives_the_new_answer() -> None:
     """A function redefined, or a module reloaded, after Pool() is not run in its old version."""
     out = run_script("redefined.py").splitlines()

@@ -3,6 +3,11 @@
 It sleeps in ``poll`` on the control channel, on the parent's pidfd and on a pipe that ``SIGCHLD``
 writes to. The parent's end is seen by its pidfd *or* by the channel's end of file: a forked child
 of the parent may hold the channel open, and not every kernel has pidfds.
+
+One kind of process is never killed: a resource tracker of multiprocessing, which a job starts by
+using shared memory or a named semaphore. It ends by itself when the last process that it keeps
+track for has gone, and removes what they have left in ``/dev/shm``; killed, it would leave that
+there for ever.
 """
 
 from __future__ import annotations
@@ -24,6 +29,8 @@ _SWEEP_SECONDS = 0.5  # a process in an uninterruptible wait must not hold up th
 _SWEEP_ROUNDS = 1000
 _CHILDREN_BYTES = 1 << 20
 _MESSAGES_AT_ONCE = 16
+_TRACKER = b"resource_tracker import main"  # on its command line, multiprocessing's and loky's
+_TRACKER_SECONDS = 0.6  # how long its end is waited for; that takes it some ms once it is up
 _IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE")
 
 _kept: list[object] = []  # what must not be finalized
@@ -36,6 +43,7 @@ class Reaper(ABC):
         self.channel = channel
         self.owner_pid = owner_pid  # the process that made the pool
         self.spared: set[int] = set()  # children that a sweep leaves alone
+        self._trackers: set[int] = set()  # and these, of which nobody else needs to know
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -142,6 +150,7 @@ class Reaper(ABC):
             if info is None:
                 return
             if not self.child_exited(info.si_pid):
+                self._trackers.discard(info.si_pid)
                 os.waitpid(info.si_pid, 0)
 
     def sweep(self) -> None:
@@ -152,7 +161,7 @@ class Reaper(ABC):
         """
         deadline = monotonic() + _SWEEP_SECONDS
         for _ in range(_SWEEP_ROUNDS):
-            doomed = [pid for pid in self.children() if pid not in self.spared]
+            doomed = self._doomed()
             if not doomed or monotonic() > deadline:
                 return
             for pid in doomed:
@@ -160,6 +169,20 @@ class Reaper(ABC):
             for pid in doomed:
                 wait_for_exit(pid, deadline - monotonic())
                 os.waitpid(pid, os.WNOHANG)
+
+    def _doomed(self) -> list[int]:
+        kept = self.spared | self._trackers
+        doomed = [pid for pid in self.children() if pid not in kept]
+        trackers = {pid for pid in doomed if _is_tracker(pid)}
+        self._trackers |= trackers
+        return [pid for pid in doomed if pid not in trackers]
+
+    def _await_trackers(self) -> None:
+        """Wait for trackers, whose processes have all gone; one that is slow ends without us."""
+        deadline = monotonic() + _TRACKER_SECONDS
+        for pid in self._trackers.intersection(self.children()):
+            wait_for_exit(pid, deadline - monotonic())
+            os.waitpid(pid, os.WNOHANG)
 
     def close_descriptors(self) -> None:
         """In a forked child: let go of what belongs to this process.
@@ -177,6 +200,7 @@ class Reaper(ABC):
         signal.set_wakeup_fd(-1)
         self.spared.clear()
         self.sweep()
+        self._await_trackers()
         os._exit(0)
 
 
@@ -192,6 +216,16 @@ def wait_for_exit(pid: int, seconds: float) -> None:
         poll.poll(max(0.0, seconds) * 1000)
     finally:
         os.close(pidfd)
+
+
+def _is_tracker(pid: int) -> bool:
+    """True for a resource tracker; this is asked of what is about to be killed only."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            arguments = file.read().split(b"\0")
+    except OSError:
+        return False
+    return b"-c" in arguments and any(_TRACKER in argument for argument in arguments)
 
 
 def _kill(pid: int) -> None:

@@ -2,7 +2,8 @@
 
 Pickling uses multiprocessing's extra reducers (connections, sockets, and what users registered
 with ``ForkingPickler.register``). What plain pickle refuses (lambdas, closures, functions of an
-interactive session) goes through cloudpickle, which sends code by value.
+interactive session) goes through cloudpickle, which sends code by value, with the same reducers:
+without them a connection would arrive as the bare number of a descriptor that is another's there.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import copyreg
 import functools
 import io
+import os
 import pickle
 import sys
 import threading
 import traceback
 from collections import ChainMap
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
-from types import ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from poolwatch.exceptions import MaybeEncodingError, RemoteTraceback
@@ -29,13 +32,16 @@ PROTOCOL = 5
 PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 """Types whose values pickle without reducers, buffers or anybody's code."""
 
+_NAMED = (FunctionType, BuiltinFunctionType, type)
 _OUT_OF_BAND = 64 * 1024  # smaller buffers are copied into the pickle; a mapping would cost more
 _KEEP_BUFFER = 1024 * 1024  # a pickler that has written more than this is not kept for reuse
 _REPR_LENGTH = 200
 
 # Live views: a reducer that is registered later is seen.
 _reducers = ChainMap(ForkingPickler._extra_reducers, copyreg.dispatch_table)  # type: ignore[attr-defined]
-_by_value_lock = threading.Lock()  # cloudpickle's list of modules to send by value is global
+# cloudpickle's list of modules to send by value is global. A __reduce__ may submit a job itself.
+_by_value_lock = threading.RLock()
+_BufferCallback = Callable[[pickle.PickleBuffer], object]
 
 
 class _Reusable(threading.local):
@@ -55,6 +61,13 @@ class _Reusable(threading.local):
         return _keep_out_of_band(buffer, self.buffers)
 
 
+def _forget_locks() -> None:
+    """In a forked child: another thread of the parent may have held the lock at that moment."""
+    global _by_value_lock
+    _by_value_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
 _reusable = _Reusable()
 PICKLED_NONE = pickle.dumps(None, PROTOCOL)
 
@@ -94,7 +107,7 @@ def encode(obj: object) -> Payload:
 def _encode_by_reference(obj: object) -> Payload:
     own = _reusable
     if own.busy:  # a __reduce__ that submits a job of its own
-        return _pack(pickle.dumps(obj, PROTOCOL), [])
+        return _pack(dumps(obj), [])
     own.busy = True
     file = own.file
     try:
@@ -130,19 +143,88 @@ def encode_by_value(obj: object, *modules: ModuleType) -> Payload:
     import cloudpickle
 
     buffers: list[pickle.PickleBuffer] = []
+    file = io.BytesIO()
     with _by_value_lock:
         listed = cloudpickle.list_registry_pickle_by_value()
         added = [module for module in modules if module.__name__ not in listed]
         for module in added:
             cloudpickle.register_pickle_by_value(module)
         try:
-            data = cloudpickle.dumps(
-                obj, PROTOCOL, buffer_callback=lambda buffer: _keep_out_of_band(buffer, buffers)
-            )
+            _by_value_pickler()(file, lambda buffer: _keep_out_of_band(buffer, buffers)).dump(obj)
         finally:
             for module in added:
                 cloudpickle.unregister_pickle_by_value(module)
-    return _pack(data, buffers)
+    return _pack(file.getvalue(), buffers)
+
+
+@functools.cache
+def _by_value_pickler() -> Callable[[io.BytesIO, _BufferCallback | None], pickle.Pickler]:
+    """Return what makes cloudpickle's pickler with multiprocessing's reducers in front.
+
+    Bound methods are left to cloudpickle: multiprocessing's reducer looks them up by the name of
+    their function, under which a class may know another or none.
+    """
+    from cloudpickle import CloudPickler
+
+    own = CloudPickler.dispatch_table
+    first = {kind: own[kind] for kind in (MethodType,) if kind in own}
+
+    extra = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+    pickler = type("Pickler", (CloudPickler,), {"dispatch_table": ChainMap(first, extra, own)})
+    return lambda file, callback: pickler(file, PROTOCOL, callback)
+
+
+def dumps(obj: object) -> bytes:
+    """Pickle an object by reference, with the extra reducers, everything in one piece.
+
+    Raises:
+        Exception: whatever pickling the object raised.
+    """
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, PROTOCOL)
+    pickler.dispatch_table = _reducers
+    pickler.dump(obj)
+    return file.getvalue()
+
+
+def named_by_reference(obj: object, module: str) -> list[Any] | None:
+    """Return the functions and classes of a module that an object's pickle names, and perhaps more.
+
+    None when the object does not pickle by reference.
+    """
+    pickler = _Noting(io.BytesIO(), PROTOCOL, buffer_callback=lambda buffer: False)
+    pickler.named, pickler.module = [], module
+    try:
+        pickler.dump(obj)
+    except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+        return None
+    return pickler.named
+
+
+class _Noting(pickle.Pickler):
+    """Notes what it pickles by reference."""
+
+    dispatch_table = _reducers
+    named: list[Any]
+    module: str
+
+    def reducer_override(self, value: Any) -> Any:
+        # What functools.cache makes of a function is named too, and is neither.
+        is_named = isinstance(value, _NAMED) or hasattr(value, "__wrapped__")
+        if is_named and getattr(value, "__module__", None) == self.module:
+            self.named.append(value)
+        return NotImplemented
+
+
+def dumps_by_value(obj: object) -> bytes:
+    """Pickle an object as :func:`encode_by_value` does, everything in one piece.
+
+    Raises:
+        Exception: whatever pickling the object raised.
+    """
+    file = io.BytesIO()
+    _by_value_pickler()(file, None).dump(obj)
+    return file.getvalue()
 
 
 def _pack(data: bytes, buffers: list[pickle.PickleBuffer]) -> Payload:
@@ -152,7 +234,25 @@ def _pack(data: bytes, buffers: list[pickle.PickleBuffer]) -> Payload:
         return bulk.write([data, *(buffer.raw() for buffer in buffers)])
     except OSError:
         # No descriptor or no memory file to be had: the stream takes it, more slowly.
-        return pickle.dumps(pickle.loads(data, buffers=buffers), PROTOCOL) if buffers else data
+        return pickle.dumps(_Joined(data, buffers), PROTOCOL) if buffers else data
+
+
+class _Joined:
+    """A pickle and its out-of-band buffers, to be pickled as one; unpickles to what they hold.
+
+    Pickling the object a second time would not do: a connection is handed over once.
+    """
+
+    def __init__(self, data: bytes, buffers: list[pickle.PickleBuffer]) -> None:
+        views = [buffer.raw() for buffer in buffers]
+        self._parts = data, [bytes(view) if view.readonly else bytearray(view) for view in views]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rejoin, self._parts
+
+
+def _rejoin(data: bytes, buffers: list[Any]) -> Any:
+    return pickle.loads(data, buffers=buffers)
 
 
 def decode(payload: bytes, fd: int | None, is_bulk: bool) -> Any:
@@ -180,22 +280,17 @@ class Failure(NamedTuple):
 def encode_failure(error: BaseException) -> bytes:
     """Pickle an exception together with its traceback as text; never raises."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    pickled: bytes | None
+    pickled: bytes | None = None
     try:
-        pickled = pickle.dumps(error, PROTOCOL)
+        pickled = dumps(error)
     except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-        pickled = _failure_by_value(error)
+        try:
+            pickled = dumps_by_value(error)
+        except Exception:  # noqa: BLE001
+            pass  # the text of the failure says what it was
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}"
     return pickle.dumps(tuple(Failure(pickled, name, safe_repr(error), text)), PROTOCOL)
-
-
-def _failure_by_value(error: BaseException) -> bytes | None:
-    try:
-        payload = encode_by_value(error)
-    except Exception:  # noqa: BLE001  (the text of the failure says what it was)
-        return None
-    return payload if isinstance(payload, bytes) else None
 
 
 def failure_text(payload: bytes) -> str:

@@ -102,7 +102,7 @@ def _is_plain(value: object) -> bool:
 
 def _pickled(value: object) -> bytes:
     try:
-        return pickle.dumps(value, codec.PROTOCOL)
+        return codec.dumps(value)
     except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
         return pickle.dumps(codec.safe_repr(value), codec.PROTOCOL)
 

@@ -83,12 +83,9 @@ def encode(
 def _encode_value(variable: ContextVar[Any], value: object) -> bytes:
     try:
         try:
-            return pickle.dumps(value, codec.PROTOCOL)
+            return codec.dumps(value)
         except Exception:  # noqa: BLE001  (a lambda, or what a user's __reduce__ raised)
-            import cloudpickle
-
-            by_value: bytes = cloudpickle.dumps(value, codec.PROTOCOL)
-            return by_value
+            return codec.dumps_by_value(value)
     except Exception as error:
         raise pickle.PicklingError(
             f"the value of context variable {variable.name!r} does not pickle: "
