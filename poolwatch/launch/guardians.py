@@ -42,6 +42,7 @@ class Child:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.exitcode: int | None = None  # as subprocess has it; None while it is not known
         self._pidfd = kernel.open_pidfd(pid)
         self._reaped = False
 
@@ -67,8 +68,10 @@ class Child:
             if not poll.poll(seconds * 1000):
                 return False
         try:
-            pid, _ = os.waitpid(self.pid, 0 if self._pidfd is None else os.WNOHANG)
+            pid, status = os.waitpid(self.pid, 0 if self._pidfd is None else os.WNOHANG)
             self._reaped = pid != 0
+            if self._reaped:
+                self.exitcode = os.waitstatus_to_exitcode(status)
         except ChildProcessError:
             self._reaped = True  # the program waits for any child, and was quicker
         if self._reaped:
