@@ -143,10 +143,12 @@ def _pipes_of_starting_programs() -> dict[int, int | None]:
     the end of the program's output. A process that is forked in the middle of it inherits them, and
     unless it lets go, both wait as long as that process lives.
     """
-    own = threading.get_ident()
+    tops = sys._current_frames()
+    # Our own frame, among our own variables, would be a cycle that keeps a dropped pool alive.
+    del tops[threading.get_ident()]
     pipes = []
-    for thread, top in sys._current_frames().items():
-        frame: FrameType | None = top if thread != own else None
+    for top in tops.values():
+        frame: FrameType | None = top
         for _ in range(_FRAMES_OF_POPEN):
             if frame is None:
                 break
