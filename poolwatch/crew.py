@@ -21,7 +21,7 @@ from poolwatch.evidence.captured_stderr import StandardErrors
 from poolwatch.exceptions import BootError, PoolBroken, RestartFreqExceeded, WorkerLostError
 from poolwatch.launch.launcher import Launcher
 from poolwatch.loop import EventLoop
-from poolwatch.loss import Postmortem
+from poolwatch.loss import Postmortem, human_status
 from poolwatch.tally import Tally
 from poolwatch.transport import codec, frames, ledger
 from poolwatch.workers import WorkerInfo, WorkerProcess, WorkerState
@@ -327,26 +327,39 @@ class Crew:
         if self._proven and postmortem.exitcode == -signal.SIGKILL:
             self.died_at_work(postmortem)
             return
-        self._boot_failures += 1
-        self._tally.counts["boot_failures"] += 1
         reason = postmortem.summary()
         if worker.boot_failure:
-            reason = f"its initializer raised {codec.failure_text(worker.boot_failure)}"
-        self._boot_trouble = reason
-        self._bus.emit(
-            BootFailed(self._bus.pool, worker.name, worker.pid, self._boot_failures, reason)
-        )
-        if self._boot_failures < self._options.max_boot_failures:
-            return
-        self.hiring = False
-        count = self._boot_failures
-        error = BootError(f"{count} workers in a row failed to boot; the last: {reason}")
+            reason = codec.failure_text(worker.boot_failure)
         cause: BaseException | bytes | None = worker.boot_failure
         if cause is None:
             text = f"Worker exited prematurely: {postmortem}"
             cause = WorkerLostError(
                 text, exitcode=postmortem.exitcode, pid=postmortem.pid, postmortem=postmortem
             )
+        self._count_boot_failure(worker.name, worker.pid, reason, cause)
+
+    def helpers_died(self, exitcode: int | None) -> None:
+        """Guardian and zygote died before they made a worker; that counts as one's boot failure."""
+        if self._proven and exitcode in (None, -signal.SIGKILL):
+            return
+        how = "" if exitcode is None else f" with {human_status(exitcode)}"
+        reason = f"the process that makes the workers ended{how} before it had made one"
+        if self._options.start_method == "forkserver":
+            reason += ", while it imported the main module, or loaded the initializer"
+        self._count_boot_failure(f"{self._options.name}-{self._tokens}", None, reason, None)
+
+    def _count_boot_failure(
+        self, name: str, pid: int | None, reason: str, cause: BaseException | bytes | None
+    ) -> None:
+        self._boot_failures += 1
+        self._tally.counts["boot_failures"] += 1
+        self._boot_trouble = reason
+        self._bus.emit(BootFailed(self._bus.pool, name, pid, self._boot_failures, reason))
+        if self._boot_failures < self._options.max_boot_failures:
+            return
+        self.hiring = False
+        count = self._boot_failures
+        error = BootError(f"{count} workers in a row failed to boot; the last: {reason}")
         self._break_pool(error, cause)
 
     def died_at_work(self, postmortem: Postmortem) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from multiprocessing.context import BaseContext
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from poolwatch import call_types, checks, config
@@ -27,6 +28,8 @@ from poolwatch.slots import is_bounded
 from poolwatch.worker.main import WorkerSetup
 
 T = TypeVar("T")
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 class Pool(PoolMaps, PoolControl, PoolInsides):
@@ -200,7 +203,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         )
         self._core = (BoundedCore if is_bounded(options) else Core)(options, setup)
         self._has_defaults = hard is not None or soft is not None or bool(options.contextvars)
-        self._finalizer = weakref.finalize(self, _abandoned, self._core, name)
+        self._finalizer = weakref.finalize(self, _abandoned, self._core, name, _place())
         self._finalizer.atexit = False  # the core has its own way to end with the interpreter
 
     # -- single jobs ---------------------------------------------------------------------------
@@ -394,7 +397,15 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         return f"<Pool {self.name} {self.processes} workers, {state}>"
 
 
-def _abandoned(core: Core, name: str) -> None:
+def _place() -> str:
+    """Return the line of the user's program that is making a pool."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _abandoned(core: Core, name: str, place: str) -> None:
     """The pool has been collected without having been closed."""
     if core.foreign:
         return
@@ -402,9 +413,8 @@ def _abandoned(core: Core, name: str) -> None:
     core.terminate()
     if left_open:
         # The text begins as multiprocessing's, by which programs filter.
-        warnings.warn(
-            f"unclosed running multiprocessing pool {name}", ResourceWarning, stacklevel=2
-        )
+        text = f"unclosed running multiprocessing pool {name}, made at {place}"
+        warnings.warn(text, ResourceWarning, stacklevel=2, source=core)
 
 
 def _optional_whole(argument: str, value: object) -> int | None:

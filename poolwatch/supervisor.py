@@ -314,6 +314,10 @@ class Supervisor:
 
         self._loop.watch(source, ended)
 
+    def helpers_died(self, exitcode: int | None) -> None:
+        """Report of the launcher: what makes the workers has died before it could make one."""
+        self.crew.helpers_died(exitcode)
+
     def launcher_trouble(self, text: str) -> None:
         """Report of the launcher: something is wrong that it deals with."""
         self.bus.emit(Trouble(self.bus.pool, text))

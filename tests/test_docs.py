@@ -43,6 +43,37 @@ def test_block_runs(block: str, tmp_path: Path) -> None:
         assert promised.strip() in done.stdout
 
 
+def test_sample_of_a_crash_is_what_is_printed(tmp_path: Path) -> None:
+    """But for the numbers."""
+    (tmp_path / "crawler").mkdir()
+    lines = [""] * 89
+    lines[29:31] = ["def parse(page):", "    links(page)"]
+    lines[86:88] = ["def links(page):", "    import os; os.abort()"]
+    (tmp_path / "crawler" / "parse.py").write_text("\n".join(lines))
+    (tmp_path / "program.py").write_text(
+        "from crawler.parse import parse\nfrom poolwatch import Pool, WorkerLostError\n\n"
+        "with Pool(2) as pool:\n    pool.apply(abs, (1,))\n"
+        "    try:\n        pool.apply(parse, ('/about',))\n"
+        "    except WorkerLostError as error:\n        print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    sample = re.search(r"```\n(Worker exited .*?)\n```", PAGES[0].read_text(), flags=re.DOTALL)
+    assert sample is not None
+
+    def general(text: str) -> str:
+        text = re.sub(r"0x[0-9a-f]{16}|pid \d+|[\d.]+ s;|poolwatch-\d", "#", text)
+        return text.replace(f"{tmp_path}/", "/srv/").strip()
+
+    assert general(done.stdout) == general(sample[1])
+
+
 def test_there_are_blocks() -> None:
     """The pattern finds them."""
     assert len(BLOCKS) >= 20

@@ -189,3 +189,24 @@ def test_idle_worker_s_own_frames_are_left_out() -> None:
     assert trim(head + own, in_job=False) == ""
     other = 'Thread 0x2 (most recent call first):\n  File "/srv/x.py", line 3 in work\n\n'
     assert "x.py" in trim(other + head + own, in_job=False)
+
+
+def test_note_follows_the_header_of_its_thread() -> None:
+    """A job whose function is C code has no frame; other threads, before or after it, have."""
+    from poolwatch.worker import chunks, main
+
+    note = "  in the job's function itself, which is not Python code"
+    fatal = "Fatal Python error: Aborted\n\n"
+    head = "Current thread 0x1 (most recent call first):\n"
+    own = (
+        f'  File "{chunks.__file__}", line 4 in run\n'
+        f'  File "{main.__file__}", line 8 in serve\n  File "/srv/start.py", line 1 in <module>\n'
+    )
+    other = 'Thread 0x2 (most recent call first):\n  File "/srv/x.py", line 3 in work\n'
+    modules = "\nExtension modules: _pydatetime (total: 1)\n"
+    assert trim(fatal + other + "\n" + head + own + modules) == fatal + other + "\n" + head + note
+    after = trim(fatal + head + own + "\n" + other)
+    assert after == fatal + head + note + "\n\n" + other.rstrip()
+    assert note not in trim(head + own.replace("/srv/start.py", "/x.py") + other, in_job=False)
+    called = '  File "/srv/job.py", line 2 in job\n'
+    assert trim(fatal + head + called + own) == (fatal + head + called).rstrip()

@@ -109,6 +109,22 @@ def test_collected_pool_leaves_nothing(start_method: str) -> None:
         drop_a_pool(start_method)
 
 
+def test_dropped_pool_does_not_wait_for_the_collector(start_method: str) -> None:
+    """It ends with its last reference, and the warning names the line that made it."""
+    gc.disable()
+    try:
+        with pytest.warns(ResourceWarning, match=rf"pool poolwatch, made at {__file__}:\d+"):  # noqa: PT031
+            pool = Pool(1, context=start_method)
+            assert pool.apply(work.square, (3,)) == 9
+            watch, seen = ProcessWatch(worker_pids(pool)), weakref.ref(pool)
+            del pool
+            eventually(lambda: seen() is None)
+        with watch:
+            watch.assert_gone()
+    finally:
+        gc.enable()
+
+
 @pytest.mark.filterwarnings("error::ResourceWarning")
 def test_collected_pool_leaves_nothing_where_warnings_are_errors(
     start_method: str, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,7 @@ def test_stopped_worker_does_not_hold_the_others_up(make_pool: Any, stage: Stage
     pool = make_pool(2)
     job = pool.apply_async(faults.hang, (stage.bell,))
     stage.heard()
+    eventually(lambda: len(pool.workers) == 2)
     other = next(worker.pid for worker in pool.workers if worker.pid != job.pid)
     os.kill(other, signal.SIGSTOP)
     try:

@@ -17,6 +17,7 @@ from poolwatch.dispatcher import Dispatcher
 from poolwatch.latch import Latch
 from poolwatch.loop import EventLoop
 from poolwatch.transport import kernel
+from poolwatch.worker import chunks as worker_chunks
 from poolwatch.worker import main as worker_main
 from poolwatch.workers import WorkerProcess, WorkerState
 
@@ -25,8 +26,10 @@ _LONGEST_PAUSE = 0.05
 _MOST = 64 * 1024  # bytes of a dump that are read; faulthandler's own bound is lower
 _FULL = 1024 * 1024  # bytes of old dumps in a worker's file before it is emptied
 _WORKER_FILE = worker_main.__file__
+_OWN_FILES = (_WORKER_FILE, worker_chunks.__file__)
 _PACKAGE = os.path.dirname(os.path.dirname(_WORKER_FILE))
 _HEADER = re.compile(r"^(Fatal Python error|Thread 0x|Current thread 0x)", re.MULTILINE)
+_IN_C = "  in the job's function itself, which is not Python code"
 _LAST_FRAME = "in serve"  # the worker loop's own frame: the user's frames are all above it
 
 
@@ -204,13 +207,12 @@ def trim(dump: str, in_job: bool = True) -> str:
     for line in dump.splitlines():
         if not line.startswith("  File "):
             own = False
-        elif _WORKER_FILE in line:
+        elif not own and any(file in line for file in _OWN_FILES):
             own = True
+            if in_job and not kept[-1].startswith("  File "):
+                kept.append(_IN_C)
         if not own and not line.startswith("Extension modules:"):
             kept.append(line)
-    text = "\n".join(kept).strip("\n")
     if not in_job and all(_PACKAGE in line for line in kept if line.startswith("  File ")):
         return ""
-    if text and "  File " not in text:
-        text += "\n  in the job's function itself, which is not Python code"
-    return text
+    return "\n".join(kept).strip("\n")

@@ -65,7 +65,12 @@ def guardian_main(setup_fd: int, guardian_fd: int, zygote_fd: int) -> NoReturn:
     setup = WorkerSetup(pool=preparation.data["name"])
     nursery = Nursery(preparation.owner_pid, setup)
     if preparation.fork_workers:
-        nursery.setup = _load_setup(preparation, rest)
+        loaded = _load_setup(preparation, rest)
+        if isinstance(loaded, bytes):
+            # The workers tell the parent, as those of "spawn" do: it counts them, and knows why.
+            nursery.exec_worker = lambda fds, name: _report_failure(fds[0], loaded)
+        else:
+            nursery.setup = loaded
     else:
         kept = [setup_fd, preparation.tracker_fd, *preparation.inherited]
         nursery.exec_worker = lambda fds, name: _exec_worker(fds, name, setup_fd, kept)
@@ -98,15 +103,20 @@ def worker_main(
     for fd in (sock_fd, *rest_of_ends, setup_fd):
         os.set_inheritable(fd, False)
     preparation, rest = _read_setup(setup_fd)
-    try:
-        _adopt_tracker(preparation)
-        setup = _load_setup(preparation, rest)
-    except BaseException as error:  # noqa: BLE001  (told to the parent, which decides)
-        failure = codec.encode_failure(error)
-        ends.sock.sendall(frames.pack(frames.BOOT_FAILED, failure, 0))
-        os._exit(1)
+    _adopt_tracker(preparation)
+    setup = _load_setup(preparation, rest)
+    if isinstance(setup, bytes):
+        _report_failure(sock_fd, setup)
     name = f"{preparation.data['name']}-{number}"
     run_bootstrapped(name, lambda: serve_as_worker(setup, ends, name, parent_pid))
+
+
+def _report_failure(sock_fd: int, failure: bytes) -> NoReturn:
+    """Be a worker that cannot boot, and says why."""
+    try:
+        socket.socket(fileno=sock_fd).sendall(frames.pack(frames.BOOT_FAILED, failure, 0))
+    finally:
+        os._exit(1)
 
 
 def _read_setup(setup_fd: int) -> tuple[Preparation, io.BytesIO]:
@@ -122,12 +132,34 @@ def _adopt_tracker(preparation: Preparation) -> None:
     tracker._fd = preparation.tracker_fd
 
 
-def _load_setup(preparation: Preparation, rest: io.BytesIO) -> WorkerSetup:
+def _load_setup(preparation: Preparation, rest: io.BytesIO) -> WorkerSetup | bytes:
+    """Import the main module and unpickle the setup; or return the failure, for the parent."""
     current = multiprocessing.process.current_process()
     current._inheriting = True  # type: ignore[attr-defined]
+    prepared = False
     try:
         multiprocessing.spawn.prepare(preparation.data)
+        prepared = True
         setup: WorkerSetup = pickle.load(rest)
+    except BaseException as error:  # noqa: BLE001  (told to the parent, which decides)
+        saying = _what_failed(preparation.data, prepared, error)
+        return codec.encode_failure(error, saying)
     finally:
         del current._inheriting  # type: ignore[attr-defined]
     return setup
+
+
+def _what_failed(data: dict[str, Any], prepared: bool, error: BaseException) -> str:
+    """Put into words what a fresh interpreter could not do, and what can be done about it."""
+    if prepared:
+        return f"a fresh interpreter could not load the initializer: {codec.safe_repr(error)}"
+    main = data.get("init_main_from_path") or data.get("init_main_from_name")
+    text = f"a fresh interpreter could not import the main module {main}"
+    if isinstance(error, RuntimeError) and "bootstrapping phase" in str(error):
+        return (
+            f'{text}: it has no guard `if __name__ == "__main__":` around what starts processes, '
+            "such as the making of this pool"
+        )
+    if os.path.basename(str(main)) == "<stdin>":
+        return f"{text}: the program was read from standard input, and cannot be read again"
+    return f"{text}: {codec.safe_repr(error)}"

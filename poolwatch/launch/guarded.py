@@ -38,6 +38,8 @@ class GuardedLauncher(Launcher):
         self._waiting: list[tuple[control.StartWorker, list[int]]] = []  # until there is a zygote
         self._pause = _FIRST_PAUSE
         self._adoption_failed = False
+        self._has_made_workers = False  # this guardian's zygotes have
+        self._guardian_exitcode: int | None = None  # of the last that has died, if it is known
         self._make_guardian()
 
     def attach(self, reports: Reports, watcher: Watcher) -> None:
@@ -126,6 +128,8 @@ class GuardedLauncher(Launcher):
             zygote_sock.close()
         self._guard_channel = guard_channel
         self._zygote = Zygote(zygote_channel)
+        self._has_made_workers = False
+        self._guardian_exitcode = None
 
     def _watch_both(self) -> None:
         if self._guard_channel is not None:
@@ -199,6 +203,8 @@ class GuardedLauncher(Launcher):
                     f"the guardian could not be forked: {os.strerror(errno)}"
                 )
             case _:
+                if isinstance(message, control.WorkerStarted):
+                    self._has_made_workers = True
                 super()._on_message(zygote, message, fds)
 
     def _guardian_gone(self) -> None:
@@ -221,6 +227,7 @@ class GuardedLauncher(Launcher):
         if self._guardian is not None:
             self._guardian.kill()
             self._guardian.wait(1.0)
+            self._guardian_exitcode = self._guardian.exitcode
             self._guardian.close()
             self._guardian = None
 
@@ -253,6 +260,10 @@ class GuardedLauncher(Launcher):
         if self._stopping:
             return
         self._drop_guardian()
+        if not self._has_made_workers:
+            self._reports.helpers_died(self._guardian_exitcode)
+            if self._stopping:
+                return
         self._reports.launcher_trouble("guardian and zygote have both died; both are made anew")
         try:
             self._make_guardian()

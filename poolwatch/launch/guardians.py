@@ -43,6 +43,7 @@ class Child:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.exitcode: int | None = None  # as subprocess has it; None while it is not known
         self._pidfd = kernel.open_pidfd(pid)
         self._reaped = False
 
@@ -68,8 +69,10 @@ class Child:
             if not poll.poll(seconds * 1000):
                 return False
         try:
-            pid, _ = os.waitpid(self.pid, 0 if self._pidfd is None else os.WNOHANG)
+            pid, status = os.waitpid(self.pid, 0 if self._pidfd is None else os.WNOHANG)
             self._reaped = pid != 0
+            if self._reaped:
+                self.exitcode = os.waitstatus_to_exitcode(status)
         except ChildProcessError:
             self._reaped = True  # the program waits for any child, and was quicker
         if self._reaped:
@@ -143,10 +146,12 @@ def _pipes_of_starting_programs() -> dict[int, int | None]:
     the end of the program's output. A process that is forked in the middle of it inherits them, and
     unless it lets go, both wait as long as that process lives.
     """
-    own = threading.get_ident()
+    tops = sys._current_frames()
+    # Our own frame, among our own variables, would be a cycle that keeps a dropped pool alive.
+    del tops[threading.get_ident()]
     pipes = []
-    for thread, top in sys._current_frames().items():
-        frame: FrameType | None = top if thread != own else None
+    for top in tops.values():
+        frame: FrameType | None = top
         for _ in range(_FRAMES_OF_POPEN):
             if frame is None:
                 break

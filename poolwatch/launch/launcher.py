@@ -40,6 +40,13 @@ class Reports(Protocol):
     def zygote_died(self, tokens: list[int], reason: str) -> None:
         """These workers have lost their zygote; they die, and nobody will report it."""
 
+    def helpers_died(self, exitcode: int | None) -> None:
+        """Guardian and zygote have both died before they could make a worker.
+
+        Args:
+            exitcode: of the guardian, as far as it is known.
+        """
+
     def launcher_trouble(self, text: str) -> None:
         """Something is wrong that the launcher deals with; worth a line in the log."""
 

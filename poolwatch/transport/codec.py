@@ -277,8 +277,13 @@ class Failure(NamedTuple):
     traceback: str
 
 
-def encode_failure(error: BaseException) -> bytes:
-    """Pickle an exception together with its traceback as text; never raises."""
+def encode_failure(error: BaseException, saying: str | None = None) -> bytes:
+    """Pickle an exception together with its traceback as text; never raises.
+
+    Args:
+        error: the exception.
+        saying: what :func:`failure_text` returns of it; the exception's ``repr`` if not given.
+    """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     pickled: bytes | None = None
     try:
@@ -290,11 +295,12 @@ def encode_failure(error: BaseException) -> bytes:
             pass  # the text of the failure says what it was
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}"
-    return pickle.dumps(tuple(Failure(pickled, name, safe_repr(error), text)), PROTOCOL)
+    failure = Failure(pickled, name, saying or safe_repr(error), text)
+    return pickle.dumps(tuple(failure), PROTOCOL)
 
 
 def failure_text(payload: bytes) -> str:
-    """Return what a failure says of its exception, without unpickling the exception itself."""
+    """Return what a failure says about its exception, without unpickling the exception itself."""
     return Failure(*pickle.loads(payload)).text
 
 

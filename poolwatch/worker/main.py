@@ -146,7 +146,8 @@ class Worker:
             try:
                 self._setup.initializer(*self._setup.initargs)
             except BaseException as error:  # noqa: BLE001  (told to the parent, which decides)
-                failure = codec.encode_failure(error)
+                saying = f"its initializer raised {codec.safe_repr(error)}"
+                failure = codec.encode_failure(error, saying)
                 self._outbox.send_through_stream(frames.BOOT_FAILED, failure, 0)
                 return False
         # The initializer may have changed the user id, which clears the death signal.
