@@ -23,7 +23,8 @@ from poolwatch.transport.codec import safe_repr
 
 logger = logging.getLogger("poolwatch")
 
-_BOUND = 10_000  # events that may wait for slow listeners
+_BOUND = 10_000  # events that may wait for slow listeners, of either sort
+_ROUTINE = (events.JobMoved, events.JobProcessDown)
 
 Listener = Callable[[Any], object]
 
@@ -68,7 +69,7 @@ class Bus:
         self.dropped = 0
         self._delivery = delivery
         self._listeners: tuple[_Registration, ...] = ()
-        self._waiting = 0
+        self._waiting = [0, 0]  # events that happen rarely, and those that come with every job
 
     def listen(self, callback: Listener, *kinds: type[Event]) -> Callable[[], None]:
         """Call back with events from now on; see ``Pool.listen``."""
@@ -102,27 +103,38 @@ class Bus:
         """
         if not self.is_heard(type(event)):
             return
-        if self._waiting >= _BOUND:
+        # Apart: what comes with every job must not push out what happens rarely.
+        is_routine = isinstance(event, _ROUTINE)
+        if self._waiting[is_routine] >= _BOUND:
             self.dropped += 1
             return
-        self._waiting += 1
+        self._waiting[is_routine] += 1
         self._delivery.put(lambda: self._deliver(event))
 
     def emit_here(self, event: Event) -> None:
         """Do what :meth:`emit` does, at once; on the delivery thread only."""
-        self._waiting += 1
+        self._waiting[isinstance(event, _ROUTINE)] += 1
         self._deliver(event)
 
     def _deliver(self, event: Event) -> None:
-        self._waiting -= 1
-        _log(event)
+        self._waiting[isinstance(event, _ROUTINE)] -= 1
+        try:
+            _log(event)
+        except BaseException:  # noqa: BLE001  (the user's handlers and filters)
+            pass  # there is no other log to tell of that; the listeners must hear all the same
         for listener in self._listeners:
             if not isinstance(event, listener.kinds):
                 continue
             try:
                 listener.callback(event)
-            except BaseException:
-                logger.exception("%s: a listener raised", self.pool)
+            except BaseException:  # noqa: BLE001  (the user's; reported)
+                self._complain()
+
+    def _complain(self) -> None:
+        try:
+            logger.exception("%s: a listener raised", self.pool)
+        except BaseException:  # noqa: BLE001  (the user's handlers and filters)
+            pass
 
 
 def _log(event: Event) -> None:

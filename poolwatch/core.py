@@ -374,6 +374,10 @@ class Core:
         """Return True in the supervisor's own thread: in a policy."""
         return threading.current_thread() is self._thread
 
+    def can_deliver(self) -> bool:
+        """Return True as long as somebody runs callbacks."""
+        return self._delivery.is_alive()
+
     def callback_seconds(self) -> float:
         """Return for how long the user's code on the delivery thread has been running."""
         return 0.0 if self.is_delivering() else self._delivery.busy_seconds()

@@ -328,6 +328,8 @@ class Crew:
             self.died_at_work(postmortem)
             return
         reason = postmortem.summary()
+        if postmortem.phase != "booting":
+            reason = f"it came up, and died before its first job: {reason}"
         if worker.boot_failure:
             reason = codec.failure_text(worker.boot_failure)
         cause: BaseException | bytes | None = worker.boot_failure
@@ -378,10 +380,13 @@ class Crew:
             text = f"more than {bound} deaths of workers in {period:g} s; the last: "
             self._break_pool(RestartFreqExceeded(text + postmortem.summary()), None)
 
+    def _up(self) -> int:
+        return sum(worker.state is WorkerState.UP for worker in self.workers.values())
+
     def problems(self) -> list[str]:
         """Return what keeps workers from being there, in words. The dispatcher's lock is held."""
         problems = []
-        if self._boot_failures:
+        if self._boot_failures and self._up() < self.target:
             count = self._boot_failures
             problems.append(
                 f"{count} workers in a row did not boot; the last: {self._boot_trouble}"

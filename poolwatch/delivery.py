@@ -84,6 +84,10 @@ class Delivery:
             self._stopped = True
             then()
 
+    def is_alive(self) -> bool:
+        """Return True when the thread runs, or has not been needed yet."""
+        return not self._started or self._thread.is_alive()
+
     def is_current(self) -> bool:
         """Return True when called from inside the thread."""
         return self._thread is threading.current_thread()
@@ -114,7 +118,10 @@ class Delivery:
 def _guarded(call: Callable[[], object]) -> None:
     try:
         call()
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         # What the user's own code raises is caught where it is called, by name. This is for a bug
         # of ours: it must not take the deliveries behind it along.
-        logger.exception("a delivery failed")
+        try:
+            logger.exception("a delivery failed")
+        except BaseException:  # noqa: BLE001
+            pass  # the user's log handler; there is nobody left to tell

@@ -106,7 +106,7 @@ class Dispatcher:
         self.on_idle: Callable[[], None]
         self.demanded = True  # nobody need be told that jobs wait
         self.watching_idle = True  # nobody need be told that a worker is idle
-        self.on_busy: Callable[[], None]  # set by ``MemoryWatch``, as is the next
+        self.on_busy: Callable[[], None]  # set by the supervisor
         self.watched = True  # nobody need be told that a worker has something to do
         self.on_emptied: Callable[[WorkerProcess], None]  # set by the supervisor: a leaver is done
         self.average = float(_BUDGET)  # ns of run time; at first, one job at a time

@@ -78,7 +78,6 @@ class Endings:
         """
         error = job.limit
         assert error is not None
-        job.attempts += 1
         error.postmortem = record
         if record is not None and record.traceback is not None:
             error.stack = record.traceback

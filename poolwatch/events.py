@@ -186,7 +186,7 @@ class WorkerStalled(Stalled):
 
 @dataclass(frozen=True, slots=True)
 class PoolStalled(Stalled):
-    """Jobs wait although workers are idle, or the supervisor is held up: a bug of poolwatch."""
+    """Jobs wait although workers are idle: a bug of poolwatch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from poolwatch.workers import WorkerState
 
 if TYPE_CHECKING:
     from poolwatch.core import Core
+    from poolwatch.crew import Crew
+    from poolwatch.stalls import Stall
 
 _BLOCKED_AFTER = 5.0  # s that a callback may run, where stall_after was not given
 
@@ -69,6 +71,8 @@ def examine(core: Core, timeout: float) -> Health:
         return Health("broken", f"{type(ending).__name__}: {ending}")
     if core.is_terminated or core.has_stopped:
         return Health("broken", "the pool has been closed or terminated")
+    if not core.can_deliver():
+        return Health("broken", "the thread that runs callbacks and listeners has ended")
     if not _answers(core, timeout):
         if core.has_stopped:
             return Health("broken", "the pool has been closed or terminated")
@@ -96,16 +100,15 @@ def _look(core: Core) -> Health:
     supervisor, dispatcher = core.supervisor, core.dispatcher
     dispatcher.take_arrivals()
     crew = supervisor.crew
-    up = [worker for worker in crew.workers.values() if worker.state is WorkerState.UP]
+    up = [w for w in crew.workers.values() if w.state is WorkerState.UP and not w.has_ended()]
     stalls = supervisor.stall_finder.find()
     problems = [stall.text for stall in stalls]
     problems += crew.problems()
     blocked = core.callback_seconds()
     if blocked >= (core.options.stall_after or _BLOCKED_AFTER):
         problems.append(f"a callback, hook or listener has been running for {blocked:.1f} s")
-    held = {stall.worker for stall in stalls}
-    able = [worker for worker in up if worker not in held]
-    unfinished, waiting = dispatcher.unfinished, dispatcher.waiting()
+    able = _has_able_worker(crew, stalls)
+    unfinished, waiting = dispatcher.unfinished, supervisor.waiting()
 
     def verdict(status: str, reason: str) -> Health:
         return Health(status, reason, tuple(problems), unfinished, waiting, len(up), crew.target)
@@ -119,3 +122,16 @@ def _look(core: Core) -> Health:
     if not up:
         return verdict("working", f"{unfinished} jobs wait for workers that are coming up")
     return verdict("working", f"{unfinished - waiting} jobs run and {waiting} wait")
+
+
+def _has_able_worker(crew: Crew, stalls: list[Stall]) -> bool:
+    """Return True when some worker goes on, or one is coming up that will."""
+    held = {stall.worker for stall in stalls}
+    workers = [w for w in crew.workers.values() if w not in held and not w.has_ended()]
+    up = sum(worker.state is WorkerState.UP for worker in workers)
+    if up:
+        return True
+    if crew.problems() or any(stall.key[0] != "job" for stall in stalls):
+        return False
+    booting = any(worker.state is WorkerState.BOOTING for worker in workers)
+    return booting or len(held) < crew.target

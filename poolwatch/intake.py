@@ -23,12 +23,13 @@ from poolwatch.loop import EventLoop
 from poolwatch.outcome import Outcome
 from poolwatch.sizing import Sizing
 from poolwatch.tally import Tally
-from poolwatch.transport import frames, kernel, ledger
+from poolwatch.transport import codec, frames, kernel, ledger
 from poolwatch.transport.frames import FAILURE, HEADER, RESULT, Frame
 from poolwatch.transport.rings import CorruptRingError
 from poolwatch.workers import WorkerProcess, WorkerState
 
 _HEADER_SIZE = HEADER.size
+_STREAM_CLOSED = "killed by this pool: something in it had closed its stream"
 _STATE = {RESULT: JobState.SUCCEEDED, FAILURE: JobState.FAILED}  # by kind of frame
 
 
@@ -73,7 +74,8 @@ class Intake:
             # that are not its own. Nothing more can come, so it must not live on unseen; if it is
             # dying already, its exit status is fixed and the signal changes nothing.
             self._loop.unwatch(worker.stream)
-            self._crew.kill(worker)
+            gone = None if worker.is_ending() else _STREAM_CLOSED
+            self._crew.kill(worker, why=gone)
             self._crew.expect_report(worker)
             return
         with self._dispatcher.lock:
@@ -257,6 +259,7 @@ class Intake:
                 self._ready(worker)
             case frames.BOOT_FAILED:
                 worker.boot_failure = frame.payload
+                worker.reason = f"it could not boot: {codec.failure_text(frame.payload)}"
             case frames.LEAVING:
                 self._leaving(worker)
             case frames.PONG:
@@ -276,6 +279,7 @@ class Intake:
         elif job.limit is not None:
             # By its row's clock it ran too long: the worker stood still before it could run it.
             # Elsewhere that might happen again, and again.
+            job.attempts += 1
             self._endings.over_limit(job)
         else:
             self._dispatcher.put_back([job])

@@ -5,8 +5,9 @@ This is ground: it imports nothing of poolwatch, so that errors can carry the re
 
 from __future__ import annotations
 
+import math
 import signal
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 PYTHON_CRASH_SIGNALS = frozenset(
@@ -43,9 +44,6 @@ def human_status(status: int | None) -> str:
     if status < 0:
         return f"signal {-status} ({signal_name(-status)})"
     return f"exitcode {status}"
-
-
-_PLAIN = (str, int, float, bool, type(None))
 
 
 def mebibytes(count: int) -> str:
@@ -107,7 +105,8 @@ class Postmortem:
         oom: the evidence for that, or None.
         rss: resident sets of the worker and its children as sampled last, in bytes; None where
             nobody samples (see ``memory_limit``).
-        peak_rss: greatest resident set of the worker as the kernel counted it, in bytes, or None.
+        peak_rss: greatest resident set of the worker, or of any one child that it has waited for,
+            as the kernel counted it, in bytes, or None.
         memory_limit: of the job, in bytes, or None.
         core: where the core dump is, when one was written, or None.
     """
@@ -152,6 +151,13 @@ class Postmortem:
         """The exit code in words, see :func:`human_status`."""
         return human_status(self.exitcode)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A tag that does not pickle must not keep the error that holds this from being pickled."""
+        values = [getattr(self, each.name) for each in fields(self)]
+        names = [each.name for each in fields(self)]
+        values[names.index("tag")] = _plain(self.tag)
+        return type(self), tuple(values)
+
     def summary(self) -> str:
         """One line: how the worker died and why, what it did, for how long."""
         parts = [self.status_text]
@@ -171,7 +177,7 @@ class Postmortem:
     def as_dict(self) -> dict[str, Any]:
         """Return the record as plain values, fit for JSON."""
         values = asdict(replace(self, tag=None))
-        values["tag"] = self.tag if isinstance(self.tag, _PLAIN) else _repr_of(self.tag)
+        values["tag"] = _plain(self.tag)
         return {
             **values,
             "signal": self.signal,
@@ -190,8 +196,13 @@ class Postmortem:
         return text
 
 
-def _repr_of(value: object) -> str:
+def _plain(tag: object) -> str | int | float | bool | None:
+    """Return a tag as it is where JSON can hold it, and else its shortened repr; never raises."""
+    if isinstance(tag, float) and not math.isfinite(tag):
+        return repr(tag)
+    if isinstance(tag, (str, int, float)) or tag is None:
+        return tag
     try:
-        return repr(value)[:200]
-    except Exception as error:  # noqa: BLE001  (a user's __repr__ may raise anything)
-        return f"<{type(value).__qualname__}: repr raised {type(error).__qualname__}>"
+        return repr(tag)[:200]
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __repr__ may raise anything)
+        return f"<{type(tag).__qualname__}: repr raised {type(error).__qualname__}>"

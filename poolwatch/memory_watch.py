@@ -94,9 +94,6 @@ class MemoryWatch:
         self._thread = Delivery(f"{name}-memory", substitute)
         self._followed: dict[WorkerProcess, _Followed] = {}
         self._watching = False
-        if limit is not None:
-            dispatcher.on_busy = self.watch
-            dispatcher.watched = False
 
     def limit_of(self, job: Job) -> int | None:
         """Return the limit of a job in bytes."""
@@ -104,7 +101,6 @@ class MemoryWatch:
 
     def watch(self) -> None:
         """A job has been sent that has a limit. The dispatcher's lock is held. Any thread."""
-        self._dispatcher.watched = True
         if not self._watching:
             self._watching = True
             self._loop.call_later(_PAUSE, self._look)
@@ -130,9 +126,12 @@ class MemoryWatch:
                     began = worker.fields[clock] / 1e9
                     followed = _Followed(job.serial, began, limit)
                 self._followed[worker] = followed
+            for worker in before.keys() - self._followed.keys():
+                worker.rss = None  # that was another job's
             if not waiting:
                 self._watching = False
-                self._dispatcher.watched = self._limit is None
+                if self._limit is not None:
+                    self._dispatcher.watched = False
                 return
             pids = {worker: worker.pid or 0 for worker in self._followed}
         if pids:
@@ -151,9 +150,11 @@ class MemoryWatch:
                 followed, job = self._followed.get(worker), worker.running()
                 if followed is None or job is None or job.serial != followed.serial:
                     continue
+                if job.limit is not None:
+                    continue  # it is being killed
                 worker.rss = rss
                 followed.samples.append(Sample(max(0.0, now - followed.began), rss))
-                if rss > followed.limit and job.limit is None:
+                if rss > followed.limit:
                     self._strike(worker, job, followed)
         self._loop.call_later(max(_PAUSE, _SHARE * cost), self._look)
 

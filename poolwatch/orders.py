@@ -18,7 +18,7 @@ from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
 from poolwatch.transport import ledger
 from poolwatch.watch import Watch
-from poolwatch.workers import WorkerProcess, WorkerState
+from poolwatch.workers import Order, WorkerProcess, WorkerState
 
 
 class Orders:
@@ -165,6 +165,7 @@ class Orders:
         if worker.state is WorkerState.DEAD or worker.fields[ledger.FINISHED] >= serial:
             return  # its death is being dealt with, or its result is on its way and wins
         grace = self._grace if signum != signal.SIGKILL else 0.0
+        worker.ordered = Order(serial, signum)
         if signum == signal.SIGTERM:
             worker.fields[ledger.TERM_ORDER] = serial
         self._crew.kill(worker, signum)

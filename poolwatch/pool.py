@@ -92,7 +92,8 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         memory_limit: bytes that a worker and its children may have together while a job runs; see
             ``MemoryLimitExceeded``. Resident sets are sampled some fifty times a second, with
             psutil and only while such a job runs, so that a job may go beyond it for a moment. What
-            processes share counts for each of them; of a map, the item that runs is guilty.
+            processes share counts for each of them, and so does what earlier jobs have left in the
+            worker; of a map, the item that runs is guilty.
         stall_after: seconds after which a job that runs, a worker that is stopped and one that does
             not boot are reported, once each, as an event and in the log; nothing is ended for it.
             See also :meth:`health`.

@@ -26,6 +26,8 @@ _SOONEST = 0.05  # s between two looks
 _LATEST = 5.0
 _DUMP_SECONDS = 0.5
 _STOPPED = ("T", "t")  # by a signal, by a debugger
+_ENDED = ("Z", "X", "")  # and not yet reported by whoever has it reaped
+_LONG_END = 1.0  # s, where stall_after was not given
 _LONG_BOOT = 10.0  # s, where stall_after was not given
 
 
@@ -70,11 +72,19 @@ class StallFinder:
         return [stall for worker in workers for stall in self._of_worker(worker, now)]
 
     def _of_worker(self, worker: WorkerProcess, now: float) -> Iterator[Stall]:
-        if worker.state is WorkerState.DEAD or not worker.pid:
+        if worker.state is WorkerState.DEAD:
             return
-        who = f"worker {worker.name} (pid {worker.pid})"
+        who = f"worker {worker.name} (pid {worker.pid or 'unknown'})"
         job = worker.running()
-        if process_state(worker.pid) in _STOPPED:
+        state = process_state(worker.pid) if worker.pid else ""
+        if worker.pid and state in _ENDED:
+            if worker.not_reaped_since is None:
+                worker.not_reaped_since = now
+            seconds = now - worker.not_reaped_since
+            if seconds >= (self._stall_after or _LONG_END):
+                text = f"{who} has ended, and its zygote has not said so for {seconds:.1f} s"
+                yield Stall(("ended", worker.token, 0), text, seconds, worker, job)
+        elif state in _STOPPED:
             doing = "" if job is None else f", in job {job.id} {job.name}"
             text = f"{who} is stopped by a signal or a debugger{doing}"
             yield Stall(("stopped", worker.token, 0), text, 0.0, worker, job)
@@ -133,7 +143,9 @@ class Watchdog:
         now = self._loop.time()
         with self._dispatcher.lock:
             stalls = {stall.key: stall for stall in self._finder.find()}
-            self._reported &= stalls.keys()
+            stopped = {token for kind, token, _ in stalls if kind == "stopped"}
+            # A job that has been reported is not news when its worker has been stopped for a while.
+            self._reported = {key for key in self._reported if key in stalls or key[1] in stopped}
             since, self._stopped_since = self._stopped_since, {}
             for key, stall in stalls.items():
                 if key[0] == "stopped":

@@ -50,8 +50,12 @@ class Strikes:
     def isolate(self, worker: WorkerProcess, serial: int) -> bool:
         """Take back what the worker has not begun; return whether this job still runs.
 
-        False when its result is written, or being written: it wins.
+        False when its result is written, or being written: it wins. Also when somebody has asked
+        for the job's end: that is under way.
         """
+        job = worker.jobs.get(serial)
+        if job is None or job.terminated:
+            return False
         self._dispatcher.put_back(self._dispatcher.recall(worker))
         self._dispatcher.refill_idle()
         fields = worker.fields

@@ -93,6 +93,7 @@ from poolwatch.workers import WorkerProcess, WorkerState
 _DEATHS_RECEIVING = 3  # so many workers may die while they receive a job; then it is lost
 _DEATH_SECONDS = 2.0  # a killed process may hang in the kernel; its job does not wait longer
 _LEAVE_SECONDS = 5.0  # a worker that was told to leave is killed after that
+_MEMORY_SECONDS = 1.0  # between two looks at the kernel's counters while there is work
 _KILLED = -9
 
 
@@ -158,8 +159,11 @@ class Supervisor:
         )
         self._loop = loop
         self._on_drained = on_drained
+        self._looking_for_memory = False
         self._exited: list[WorkerProcess] = []
         dispatcher.arm_deadlines = self._arm
+        dispatcher.on_busy = self._on_busy
+        dispatcher.watched = False
         dispatcher.end_with_error = endings.with_error
         dispatcher.policy_of = self._refusing_policy_of
         dispatcher.may_refuse = _may_refuse(options.policy)
@@ -194,7 +198,7 @@ class Supervisor:
             workers_recycled=counts["workers_recycled"],
             boot_failures=counts["boot_failures"],
             unfinished=dispatcher.unfinished,
-            waiting=dispatcher.waiting(),
+            waiting=self.waiting(),
             workers=sum(w.state is WorkerState.UP for w in self.crew.workers.values()),
             idle=len(dispatcher.idle_workers()),
             run_time=tally.run_time(),
@@ -202,12 +206,34 @@ class Supervisor:
             events_dropped=self.bus.dropped,
         )
 
+    def waiting(self) -> int:
+        """Return how many jobs have not begun, or wait to be begun again. The lock is held."""
+        return self.dispatcher.waiting() + len(self.aside.jobs)
+
     def watch_for_stalls(self) -> None:
         """Look for stalls from now on, where the user wants that. In the supervisor's thread."""
         seconds = self.options.stall_after
         if seconds is not None:
             loop, bus, dispatcher = self._loop, self.bus, self.dispatcher
             Watchdog(loop, bus, dispatcher, self.stacks, self.stall_finder, seconds).start()
+
+    def _on_busy(self) -> None:
+        """A worker has something to do again. The dispatcher's lock is held. Any thread."""
+        self.dispatcher.watched = True
+        if self.options.memory_limit is not None:
+            self.memory.watch()
+        if not self._looking_for_memory and not self.oom.is_blind():
+            self._looking_for_memory = True
+            self._loop.call_soon(self._look_for_memory)
+
+    def _look_for_memory(self) -> None:
+        """While there is work, look whether the kernel has killed somebody for memory."""
+        self.oom.look()
+        with self.dispatcher.lock:
+            if self.dispatcher.unfinished:
+                self._loop.call_later(_MEMORY_SECONDS, self._look_for_memory)
+            else:
+                self._looking_for_memory = self.dispatcher.watched = False
 
     def _arm(self, job: Job) -> None:
         self.limits.arm(job)
@@ -340,8 +366,7 @@ class Supervisor:
                 # The row is read before the state says DEAD, which forbids to.
                 judged = [(job, self._has_begun(worker, job)) for job in worker.jobs.values()]
                 self.dispatcher.remove(worker, WorkerState.DEAD)
-            if any(begun and job.terminated for job, begun in judged):
-                worker.ended_on_purpose()
+            worker.note_order()
             record = self._examiner.examine(worker, self._loop.time())
             for job, begun in reversed(judged):
                 self.on_job_process_down(job, worker.pid)
@@ -382,7 +407,7 @@ class Supervisor:
                 rest = None if item == ledger.NO_ITEM else job.chunk.split_at(item)
                 if rest is not None:  # only the item that was begun is guilty
                     self.aside.go_on(job, rest)
-            if job.limit is not None:
+            if job.limit is not None and not job.terminated:
                 if begun and self._is_spared(job, worker):
                     job.limit = None
                     self.aside.retry(job, 0.0)
@@ -405,6 +430,7 @@ class Supervisor:
         return job.is_chunk and struck is not None and worker.fields[ledger.ITEM] != struck.item
 
     def _over_limit(self, job: Job, worker: WorkerProcess, record: Postmortem) -> None:
+        job.attempts += 1
         record = self._examiner.of_job(record, worker, job, self._loop.time())
         limit, pool = job.limit, self.bus.pool
         self.endings.over_limit(job, record)
@@ -494,7 +520,8 @@ class Supervisor:
             del worker.jobs[serial]
             self.dispatcher.put_back(self.dispatcher.recall(worker))
             worker.unresponsive = True
-            if job.limit is not None:
+            if job.limit is not None and not job.terminated:
+                job.attempts += 1
                 self.endings.over_limit(job)
             else:
                 self.endings.on_purpose(job, _KILLED)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from poolwatch.timers import Timer
 
 
-_ORDERED = (-signal.SIGTERM, -signal.SIGKILL)
+_FLAGS = 6  # of what is behind the name in /proc/<pid>/stat
+_EXITING = 4  # PF_EXITING
 
 
 class WorkerState(enum.Enum):
@@ -30,6 +31,18 @@ class WorkerState(enum.Enum):
     UP = 2
     LEAVING = 3  # recycled or told to leave; takes no more jobs
     DEAD = 4
+
+
+class Order(NamedTuple):
+    """A signal that was sent because somebody wanted a job's end.
+
+    Attributes:
+        serial: of the job.
+        signum: the signal; SIGKILL may have followed.
+    """
+
+    serial: int
+    signum: int
 
 
 class Strike(NamedTuple):
@@ -78,6 +91,7 @@ class WorkerProcess:
         stderr: its standard error, where that is captured.
         rss: bytes that it and its children had when they were looked at last, or None.
         core_dumped: the kernel has written a core dump of it.
+        ordered: the last order to end a job of its, or None.
         struck: it is being killed for what its job does, see ``strikes``.
     """
 
@@ -98,6 +112,8 @@ class WorkerProcess:
         "leave_timer",
         "membership",
         "name",
+        "not_reaped_since",
+        "ordered",
         "peak_rss",
         "pid",
         "pidfd",
@@ -160,6 +176,8 @@ class WorkerProcess:
         self.stderr: CapturedStderr | None = None
         self.rss: int | None = None
         self.core_dumped = False
+        self.ordered: Order | None = None
+        self.not_reaped_since: float | None = None  # it has ended, and nobody has reported that
         self.struck: Strike | None = None
 
     def running(self) -> Job | None:
@@ -172,16 +190,37 @@ class WorkerProcess:
         """Return what the worker is doing, in words."""
         if self.state is WorkerState.BOOTING:
             return "booting"
-        phase = ledger.PHASES[self.fields[ledger.PHASE]]
+        number = self.fields[ledger.PHASE]
+        # A job may write over memory that is not its own.
+        phase = ledger.PHASES[number] if number < len(ledger.PHASES) else "unknown"
         receiving = self.fields[ledger.RECEIVING]
         if phase == "idle" and receiving > self.fields[ledger.STARTED] and receiving in self.jobs:
             return "receiving"
         return phase
 
-    def ended_on_purpose(self) -> None:
-        """The job that it ran was terminated: that is what its end by these signals means."""
-        if self.reason is None and self.exitcode in _ORDERED:
+    def note_order(self) -> None:
+        """Once it has ended: see whether an order of the pool's is what has ended it.
+
+        Such a signal may have come when the job had just ended by itself, but not after another
+        one has begun.
+        """
+        order = self.ordered
+        if self.reason is not None or order is None or self.exitcode is None:
+            return
+        signals = (order.signum, signal.SIGKILL)
+        if -self.exitcode in signals and order.serial == self.fields[ledger.STARTED]:
             self.reason = "killed by this pool: its job was terminated or cancelled"
+
+    def is_ending(self) -> bool:
+        """Return True when the process has ended, or is about to: it runs no code any more."""
+        if self.has_ended() or not self.pid:
+            return True
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                fields = file.read(1024).rpartition(b") ")[2].split()
+        except OSError:
+            return True
+        return bool(int(fields[_FLAGS]) & _EXITING)
 
     def has_ended(self) -> bool:
         """Return True when the process has ended, reported or not."""

@@ -83,6 +83,25 @@ def sleep_in_c(path: str) -> int:
     return left
 
 
+def fork_a_child_that_aborts() -> int:
+    """In another function than the next job's, so that the two can be told apart."""
+    pid = os.fork()
+    if pid == 0:
+        os.abort()
+    return os.waitpid(pid, 0)[1]
+
+
+def stubborn(bell: str) -> NoReturn:
+    """Goes on when it is told to end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    faults.hang(bell)
+
+
+class UnpleasantTag:
+    def __repr__(self) -> str:
+        raise SystemExit(7)
+
+
 def grow_for_ever() -> NoReturn:
     blocks = []
     while True:

@@ -225,6 +225,12 @@ def close_every_descriptor() -> None:
     os.closerange(3, 1000)
 
 
+def close_every_descriptor_and_hang() -> NoReturn:
+    os.closerange(3, 1000)
+    while True:
+        time.sleep(3600)
+
+
 def scribble_on_descriptors() -> None:
     """Writes rubbish into the worker's stream and the memory files that it shares with the pool."""
     for name in os.listdir("/proc/self/fd"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import pickle
 import signal
+import time
+import zoneinfo
 from pathlib import Path
 
 import pytest
@@ -77,12 +80,12 @@ def test_evidence_is_used_up(root: Path) -> None:
 
 
 def test_stale_evidence_is_none(root: Path) -> None:
-    """A kill that was seen when somebody else came up, long before the death."""
+    """A kill that was seen at an earlier look, long before the death."""
     now = [100.0]
     watch = OomWatch(lambda: now[0], root)
     watch.enter(UNIFIED)
     (root / "sys/fs/cgroup/a/b/memory.events").write_text("oom_kill 4\n")
-    watch.enter(UNIFIED)
+    watch.look()
     now[0] = 110.0
     assert watch.evidence(UNIFIED, 200 * MIB) is None
 
@@ -148,6 +151,8 @@ def test_crashes(signum: int, words: str) -> None:
 def test_hint() -> None:
     """The last telling line of standard error, and no other."""
     assert c_hint("free(): invalid pointer\nsaying goodbye\n") == "free(): invalid pointer"
+    assert c_hint("AssertionError: handled and logged, all well") is None
+    assert c_hint("x.c:3: f: Assertion `n > 0' failed.") is not None
     assert c_hint("all is well") is c_hint(None) is None
 
 
@@ -170,6 +175,24 @@ def test_calls() -> None:
     loop: list[object] = []
     loop.append(loop)
     assert describe_call("f", True, pickle.dumps((loop,), 5), None) == "f([[[[...]]]])"
+    root: dict[str, object] = {}
+    root["children"] = [{"parent": root} for _ in range(3)]
+    assert len(describe_call("f", True, pickle.dumps((Pair(root, root),), 5), None)) <= 200
+    deep: object = 1
+    for _ in range(40):
+        deep = Pair(deep, deep)
+    text = describe_call("f", True, pickle.dumps((deep,), 5), None)
+    assert text.startswith("f(Pair(left=Pair(left=Pair(left=Pair(...), right=Pair(...)), right=")
+    assert describe_call("f", True, pickle.dumps((1, 10**5000), 5), None) == (
+        "f(1, <int of 16610 bits>)"
+    )
+    moment = datetime.datetime(2020, 1, 2, tzinfo=zoneinfo.ZoneInfo("UTC"))
+    text = describe_call("f", True, pickle.dumps((moment, "next"), 5), None)
+    assert text.startswith("f(datetime(")
+    assert text.endswith("'next')")
+    began = time.monotonic()
+    assert describe_call("f", True, pickle.dumps((Huge(),), 5), None) == "f(bytearray(300000000))"
+    assert time.monotonic() - began < 1.0
     long = describe_call("f", True, pickle.dumps(tuple("x" * 99 for _ in range(9)), 5), None)
     assert len(long) == 200
     assert long.endswith("...)")
@@ -177,6 +200,16 @@ def test_calls() -> None:
     assert describe_call("f", False, whole, None) == "f('a', b=1)"
     chunk = pickle.dumps((len, [("a", 1), ("b", 2)], True), 5)
     assert describe_call("f", False, chunk, 1) == "f('b', 2)"
+
+
+class Pair:
+    def __init__(self, left: object, right: object) -> None:
+        self.left, self.right = left, right
+
+
+class Huge:
+    def __reduce__(self) -> object:
+        return bytearray, (300_000_000,)
 
 
 def test_idle_worker_s_own_frames_are_left_out() -> None:

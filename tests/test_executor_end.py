@@ -137,7 +137,7 @@ def test_interrupted_block_of_a_shared_pool_leaves_the_others_alone(
 def test_other_errors_leave_a_block_in_peace(tmp_path: Path) -> None:
     """What was submitted runs, as in the standard library."""
     path = str(tmp_path / "note")
-    with pytest.raises(ZeroDivisionError), ProcessPoolExecutor(1) as executor:
+    with pytest.raises(ZeroDivisionError), ProcessPoolExecutor(1) as executor:  # noqa: PT012
         for number in range(20):
             executor.submit(work.noted, path, number)
         raise ZeroDivisionError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,10 @@ def test_wrong_limits_are_refused(make_pool: Any, value: Any, error: type[Except
 
 def test_address_space_that_is_used_up(make_pool: Any) -> None:
     """With RLIMIT_AS a job that grows gets its own MemoryError; nobody dies for it."""
-    pool = make_pool(1, death_work.limit_address_space, (2048,))
+    pool = make_pool(1, death_work.limit_address_space, (1024,))
     pid = only_worker(pool)
     with pytest.raises(MemoryError):
-        pool.apply_async(death_work.grow_for_ever).get(DEADLINE)
+        pool.apply_async(death_work.grow_for_ever).get(3 * DEADLINE)
     assert only_worker(pool) == pid
 
 
@@ -161,7 +162,7 @@ def test_out_of_memory_kill_is_called_one(make_pool: Any, small_group: str) -> N
     """A real kill by the kernel for memory: its own class, and the counter as evidence."""
     pool = make_pool(1, death_work.enter_group, (small_group,))
     with pytest.raises(OutOfMemory) as caught:
-        pool.apply_async(death_work.grow_for_ever).get(DEADLINE)
+        pool.apply_async(death_work.grow_for_ever).get(3 * DEADLINE)
     record = caught.value.postmortem
     assert record is not None
     assert record.out_of_memory
@@ -173,6 +174,44 @@ def test_out_of_memory_kill_is_called_one(make_pool: Any, small_group: str) -> N
     assert record.verdict.startswith(start)
     assert "oom_kill of control group" in str(caught.value)
     assert pool.stats().losses == {"out of memory": 1}
+    pool.terminate()
+    pool.join(DEADLINE)
+
+
+def test_out_of_memory_kill_after_a_job_that_was_sampled(
+    make_pool: Any, small_group: str, stage: Stage
+) -> None:
+    """What an earlier job had is not held against the evidence."""
+    pool = make_pool(1, death_work.enter_group, (small_group,))
+    job = pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate), memory_limit=1024 * MIB)
+    stage.heard()
+    worker = next(iter(pool._core.supervisor.crew.workers.values()))
+    eventually(lambda: worker.rss)
+    stage.let_go()
+    job.get(DEADLINE)
+    with pytest.raises(OutOfMemory):
+        pool.apply_async(death_work.grow_for_ever).get(3 * DEADLINE)
+    pool.terminate()
+    pool.join(DEADLINE)
+
+
+def test_kill_of_a_child_is_not_held_against_the_worker(
+    make_pool: Any, small_group: str, stage: Stage
+) -> None:
+    """The kernel killed a job's child, and has been seen to; the worker's own end is another."""
+    pool = make_pool(1, death_work.enter_group, (small_group,))
+    with pytest.raises(AssertionError):
+        pool.apply(death_work.hold_memory_in_child, (200,))
+    job = pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate))
+    stage.heard()
+    oom = pool._core.supervisor.oom
+    (watched,) = oom._groups()
+    eventually(lambda: watched.kills > 0)
+    eventually(lambda: watched.unused == deque())
+    os.kill(job.pid, 9)
+    with pytest.raises(WorkerLostError) as caught:
+        job.get(DEADLINE)
+    assert type(caught.value) is WorkerLostError
     pool.terminate()
     pool.join(DEADLINE)
 

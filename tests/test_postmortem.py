@@ -6,9 +6,13 @@ import inspect
 import json
 import logging
 import os
+import pickle
 import re
 import resource
 import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +21,25 @@ import death_work
 import faults
 import pytest
 import work
-from helpers import DEADLINE, Stage, assert_full_strength, eventually, only_worker
+from helpers import (
+    DEADLINE,
+    TESTS,
+    Stage,
+    assert_full_strength,
+    eventually,
+    only_worker,
+    script_environment,
+)
 
-from poolwatch import Postmortem, WorkerLostError, events
+from poolwatch import (
+    JobCancelled,
+    Postmortem,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+    events,
+    postmortem,
+)
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -278,6 +298,130 @@ def test_core_dump_is_found(make_pool: Any, tmp_path: Path, monkeypatch: Any) ->
     assert os.path.dirname(record.core) == str(tmp_path)
     assert os.path.exists(record.core)
     assert record.core in record.summary()
+
+
+def test_evidence_that_cannot_be_had_is_left_out(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong meanwhile: the job has its end, and the pool goes on."""
+
+    def fail(*args: object) -> Any:
+        raise FileNotFoundError(2, "no such directory")
+
+    for name in ("_last_stacks", "_core_dump", "_read_stderr", "c_hint"):
+        monkeypatch.setattr(postmortem, name, fail)
+    pool = make_pool(1)
+    record = record_of(pool, death_work.abort_with)
+    assert record.verdict == "aborted"
+    assert record.traceback is None
+    assert pool.apply(work.square, (3,)) == 9
+
+
+def test_crash_of_a_job_s_child_is_not_the_worker_s(make_pool: Any) -> None:
+    """What a process that a job forked says when it dies is not taken for the worker's."""
+    pool = make_pool(1)
+    assert pool.apply(death_work.fork_a_child_that_aborts) != 0
+    record = record_of(pool, death_work.parse, "x")
+    assert record.verdict.endswith("in decode")
+    assert "fork_a_child" not in (record.traceback or "")
+
+
+def test_old_complaints_are_no_reasons(make_pool: Any) -> None:
+    """Only what came after the job had begun is looked at for the reason of its crash."""
+    pool = make_pool(1, capture_stderr=True)
+    pool.apply(death_work.print_to_stderr, ("free(): invalid pointer, or so they say",))
+    record = record_of(pool, death_work.abort_with)
+    assert "free()" not in record.verdict
+    assert "free()" in (record.stderr or "")
+
+
+def test_one_long_line_of_stderr_is_kept(make_pool: Any) -> None:
+    """Also when it is longer than what is kept of all."""
+    pool = make_pool(1, capture_stderr=True)
+    record = record_of(pool, death_work.complain_and_abort, "x" * 40_000)
+    assert record.stderr is not None
+    assert len(record.stderr) > 1000
+
+
+def test_signal_that_was_ordered_is_the_pool_s_doing(make_pool: Any, stage: Stage) -> None:
+    """Whichever signal the job was terminated with."""
+    pool = make_pool(1)
+    heard: list[events.WorkerDown] = []
+    pool.listen(heard.append, events.WorkerDown)
+    job = pool.apply_async(faults.hang, (stage.bell,))
+    stage.heard()
+    job.terminate(signal.SIGABRT)
+    eventually(lambda: heard)
+    assert heard[0].verdict == "killed by this pool: its job was terminated or cancelled"
+
+
+def test_worker_that_closed_its_stream_was_killed_by_the_pool(make_pool: Any) -> None:
+    """Nothing more can come from it, so the pool ends it, and says so."""
+    record = record_of(make_pool(1), faults.close_every_descriptor_and_hang)
+    assert record.verdict == "killed by this pool: something in it had closed its stream"
+
+
+def test_crash_of_an_idle_worker_is_told_as_one(make_pool: Any) -> None:
+    """A signal from outside, while it waits for a job: no C code of anybody's is blamed."""
+    pool = make_pool(1)
+    heard: list[events.WorkerDown] = []
+    pool.listen(heard.append, events.WorkerDown)
+    pid = only_worker(pool)
+    eventually(lambda: pool.workers[0].phase == "idle")
+    os.kill(pid, signal.SIGSEGV)
+    eventually(lambda: heard)
+    assert heard[0].verdict == "segmentation fault while it waited for a job"
+
+
+def test_job_that_was_told_to_end_ends_so(make_pool: Any, stage: Stage) -> None:
+    """Also when its limit passes while it does not listen."""
+    pool = make_pool(1, terminate_grace=1.0)
+    job = pool.apply_async(death_work.stubborn, (stage.bell,), timeout=0.6)
+    stage.heard()
+    assert job.cancel()
+    with pytest.raises(JobCancelled):
+        job.get(DEADLINE)
+    job = pool.apply_async(death_work.stubborn, (stage.bell,), timeout=0.6)
+    stage.heard()
+    assert job.terminate()
+    with pytest.raises(Terminated):
+        job.get(DEADLINE)
+
+
+def test_attempt_is_told_of_a_job_over_its_limit(make_pool: Any, stage: Stage) -> None:
+    """This time included."""
+    job = make_pool(1).apply_async(faults.hang, (stage.bell,), timeout=0.2)
+    with pytest.raises(TimeLimitExceeded) as caught:
+        job.get(DEADLINE)
+    assert caught.value.postmortem is not None
+    assert caught.value.postmortem.attempt == 1
+
+
+@pytest.mark.parametrize(
+    "tag", [death_work.UnpleasantTag(), threading.Lock(), float("nan"), ["a", 1]]
+)
+def test_any_tag_will_do(make_pool: Any, tag: Any) -> None:
+    """The record is JSON, and the error pickles, whatever the caller has marked the job with."""
+    error = loss_of(make_pool(1), death_work.abort_with, tag=tag)
+    assert error.postmortem is not None
+    assert error.postmortem.tag is tag
+    json.loads(json.dumps(error.postmortem.as_dict(), allow_nan=False))
+    again = pickle.loads(pickle.dumps(error))
+    assert again.postmortem.verdict == error.postmortem.verdict
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_parent_without_standard_error(redirection: str) -> None:
+    """What the workers write goes nowhere, and above all not into the pool's own descriptors."""
+    script = TESTS / "scripts" / "captured.py"
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$1" {redirection}', sys.executable, str(script)],
+        env=script_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE * 2,
+    )
+    assert done.stdout.split() == ["20", "jobs,", "0", "troubles"]
 
 
 def test_arguments_are_told_of_jobs_that_never_began(make_pool: Any, stage: Stage) -> None:

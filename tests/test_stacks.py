@@ -16,6 +16,7 @@ import work
 from helpers import DEADLINE, Stage, eventually, only_worker
 
 from poolwatch import TimeLimitExceeded
+from poolwatch.evidence import stacks
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -118,6 +119,21 @@ def test_many_may_ask_at_a_time(make_pool: Any, stage: Stage) -> None:
         thread.join(DEADLINE)
     assert len(answers) == 80
     assert all("in hang" in (answer or "") for answer in answers)
+    job.terminate()
+
+
+def test_dumps_go_on_when_their_file_has_been_emptied(
+    make_pool: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there have been."""
+    monkeypatch.setattr(stacks, "_FULL", 2000)
+    pool = make_pool(1)
+    job = pool.apply_async(faults.hang, (stage.bell,))
+    stage.heard()
+    for _ in range(30):
+        assert "in hang" in (pool.dump_stacks()[0].stack or "")
+    worker = next(iter(pool._core.supervisor.crew.workers.values()))
+    assert stacks.size_of_dumps(worker) < 10_000
     job.terminate()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from typing import Any
 
 import faults
@@ -11,7 +12,7 @@ import pytest
 import work
 from helpers import DEADLINE, Stage, assert_full_strength, eventually
 
-from poolwatch import Histogram, events
+from poolwatch import Histogram, WorkerLostError, bus, events
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -134,12 +135,29 @@ def test_wrong_kinds_are_refused(make_pool: Any, kind: Any) -> None:
         make_pool(1).listen(print, kind)
 
 
+def test_routine_does_not_push_out_what_is_rare(make_pool: Any, monkeypatch: Any) -> None:
+    """A slow listener to every job keeps nobody from hearing of a loss."""
+    monkeypatch.setattr(bus, "_BOUND", 50)
+    pool = make_pool(1)
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(event: object) -> None:
+        entered.set()
+        leave.wait(DEADLINE)
+
+    lost: list[events.JobLost] = []
+    pool.listen(slow, events.JobMoved)
+    pool.listen(lost.append, events.JobLost)
+    pool.map(work.square, range(200), 1)
+    assert entered.wait(DEADLINE)
+    with pytest.raises(WorkerLostError):
+        pool.apply_async(faults.kill_self, (signal.SIGKILL,)).get(DEADLINE)
+    leave.set()
+    eventually(lambda: lost)
+
+
 def test_what_slow_listeners_miss_is_counted(make_pool: Any, monkeypatch: Any) -> None:
     """The queue is bounded; the supervisor never waits."""
-    import threading
-
-    from poolwatch import bus
-
     monkeypatch.setattr(bus, "_BOUND", 10)
     pool = make_pool(1)
     entered, leave = threading.Event(), threading.Event()

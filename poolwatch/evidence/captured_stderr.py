@@ -12,14 +12,16 @@ its end, or the pool's.
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from poolwatch.delivery import Delivery
 from poolwatch.loop import EventLoop
 
 _AT_ONCE = 64 * 1024  # bytes, the size of a pipe
-_KEPT = 4096  # bytes of which the postmortem is told
+_KEPT = 16 * 1024  # bytes of which the postmortem is told
 _MOST_WAITING = 4 * 1024 * 1024  # bytes that wait to be written
 _STDERR = 2
 
@@ -33,6 +35,8 @@ class Forwarding:
 
     def __init__(self, name: str, substitute: Delivery) -> None:
         self._delivery = Delivery(f"{name}-stderr", substitute)
+        # Where it was closed when the program began, that number is something else's by now.
+        self._is_open = sys.__stderr__ is not None
         self._lock = threading.Lock()  # for what follows
         self._waiting: list[bytes] = []
         self._bytes = 0
@@ -41,7 +45,7 @@ class Forwarding:
     def write(self, data: bytes) -> None:
         """Have something written; does not wait. In the supervisor's thread."""
         with self._lock:
-            if self._bytes > _MOST_WAITING:
+            if not self._is_open or self._bytes > _MOST_WAITING:
                 self.dropped += len(data)
                 return
             is_first = not self._waiting
@@ -91,7 +95,7 @@ class CapturedStderr:
         self._loop = loop
         self._forward = forward
         self._on_end = on_end
-        self._tail = b""
+        self._tail: deque[tuple[float, bytes]] = deque()  # pieces, each with when it came
         self._line = b""  # that has not come to its end
         loop.watch(self, self.read)
 
@@ -113,7 +117,7 @@ class CapturedStderr:
                 self.close()
                 self._on_end(self)
                 return
-            self._tail = (self._tail + data)[-_KEPT:]
+            self._keep(data)
             self._pass_on(data)
             if len(data) < _AT_ONCE:
                 return
@@ -128,11 +132,23 @@ class CapturedStderr:
         if end:
             self._forward(data[:end])
 
-    def tail(self) -> str | None:
-        """Return the last that was written, in whole lines where it is more than fits; or None."""
-        text = self._tail.decode("utf-8", "replace")
-        if len(self._tail) == _KEPT:
-            _, _, text = text.partition("\n")
+    def _keep(self, data: bytes) -> None:
+        self._tail.append((self._loop.time(), data[-_KEPT:]))
+        kept = sum(len(piece) for _, piece in self._tail)
+        while len(self._tail) > 1 and kept - len(self._tail[0][1]) >= _KEPT:
+            kept -= len(self._tail.popleft()[1])
+
+    def tail(self, since: float = 0.0) -> str | None:
+        """Return the last that was written, in whole lines where it is more than fits; or None.
+
+        Args:
+            since: only what came after this time, in monotonic seconds.
+        """
+        data = b"".join(piece for when, piece in self._tail if when >= since)
+        text = data[-_KEPT:].decode("utf-8", "replace")
+        if len(data) > _KEPT:
+            _, _, rest = text.partition("\n")
+            text = rest or text  # one very long line
         return text.rstrip() or None
 
     def finish(self) -> None:

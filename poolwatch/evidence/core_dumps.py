@@ -23,18 +23,22 @@ def locate(pid: int, signum: int, pattern: str | None = None, cwd: str | None = 
         signum: the signal it died of.
         pattern: by default the kernel's.
         cwd: its working directory; by default the present one, which it has been forked in.
+
+    Raises:
+        OSError: the present directory is gone, or a file vanishes meanwhile.
     """
     if pattern is None:
         pattern = _read(_PATTERN)
     if pattern.startswith("|"):
-        program = pattern[1:].split(maxsplit=1)[0]
+        program = pattern[1:].split(maxsplit=1)[0] if pattern[1:].strip() else "nobody"
         if "systemd-coredump" in program:
             return f"kept by systemd-coredump: coredumpctl info {pid}"
         return f"given to {program}"
     path = _expand(pattern or "core", pid, signum)
     if "%p" not in pattern and _read(_USES_PID) == "1":
         path += f".{pid}"
-    path = os.path.join(os.getcwd() if cwd is None else cwd, path)
+    if not os.path.isabs(path):
+        path = os.path.join(glob.escape(os.getcwd() if cwd is None else cwd), path)
     found = glob.glob(path)
     return max(found, key=os.path.getmtime) if found else f"written as {pattern}"
 

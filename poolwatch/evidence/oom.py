@@ -3,18 +3,20 @@
 A SIGKILL says nothing of where it came from. The kernel counts its out-of-memory kills in the
 control group of the victim (``oom_kill`` in ``memory.events``, or in version 1's
 ``memory.oom_control``). A worker tells in which group it is when it has booted; the counter is
-looked at then, and again after each death by SIGKILL. What it has gone up by is evidence for as
-many deaths at that moment, and is used up by them.
+looked at then, once a second while there is work, and after each death by SIGKILL. What it has gone
+up by within the last seconds is evidence for as many deaths, and is used up by them.
 
 The counter also goes up for processes that are not workers, a job's own children for one. So what
-it says counts only for a worker that had a good part of the memory that the group may use.
+it says counts only at that moment, and only for a worker that had a good part of the memory that
+the group may use.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from poolwatch.loss import OomEvidence
@@ -142,21 +144,33 @@ class OomWatch:
     """
 
     def __init__(self, time: Callable[[], float], root: Path = Path("/")) -> None:
+        self._lock = threading.RLock()
         self._time = time
         self._root = root
         self._watched: dict[str, _Watched | None] = {}  # by what is in the workers' files
 
     def enter(self, membership: str) -> None:
         """A worker is up, and in this group."""
-        watched = self._watched.get(membership)
-        if watched is not None:
-            watched.look(self._time())
-        elif membership not in self._watched:
+        if membership not in self._watched:
             group = find_group(membership, self._root)
             kills = None if group is None else group.kills()
             self._watched[membership] = (
                 None if group is None or kills is None else _Watched(group, kills, self._time())
             )
+
+    def look(self) -> None:
+        """Look at all the counters, so that what has happened by now is not taken for news."""
+        now = self._time()
+        with self._lock:
+            for watched in self._groups():
+                watched.look(now)
+
+    def _groups(self) -> list[_Watched]:
+        return [watched for watched in list(self._watched.values()) if watched is not None]
+
+    def is_blind(self) -> bool:
+        """Return True when there is nothing to look at."""
+        return not self._groups()
 
     def can_tell(self, membership: str) -> bool:
         """Return True when there is a counter for workers of this group."""
@@ -167,21 +181,22 @@ class OomWatch:
         watched = self._watched.get(membership)
         return None if watched is None else watched.group.limit()
 
-    def evidence(self, membership: str, rss: int | None) -> OomEvidence | None:
+    def evidence(self, membership: str, rss: int) -> OomEvidence | None:
         """Return what says that a worker, dead by SIGKILL, fell to the killer; None without.
 
         Args:
             membership: what was in its ``/proc/self/cgroup``.
-            rss: the most that it had, in bytes, where that is known.
+            rss: the most that it had, in bytes; 0 where that is not known.
         """
         watched = self._watched.get(membership)
         if watched is None:
             return None
-        watched.look(self._time())
-        if not watched.unused:
-            return None
-        evidence = watched.unused[0][1]
-        if rss and evidence.limit and rss * _GOOD_PART < evidence.limit:
-            return None
-        watched.unused.popleft()
-        return replace(evidence)
+        with self._lock:
+            watched.look(self._time())
+            if not watched.unused:
+                return None
+            evidence = watched.unused[0][1]
+            if rss and evidence.limit and rss * _GOOD_PART < evidence.limit:
+                return None
+            watched.unused.popleft()
+            return evidence

@@ -39,21 +39,24 @@ _TELLING = (  # what C libraries write before they abort
     "overflow detected",
     "terminate called",
     "what():",
-    "Assertion",
     "Fatal Python error",
     "panicked at",
     "runtime error",
     "Sanitizer",
 )
+_FAILED_ASSERTION = re.compile(r"Assertion .* failed")
 
 
-def verdict(record: Postmortem, could_tell_oom: bool, memory: int | None) -> str:
+def verdict(
+    record: Postmortem, could_tell_oom: bool, memory: int | None, hint: str | None = None
+) -> str:
     """Return the sentence.
 
     Args:
         record: everything else that is known.
         could_tell_oom: there is a counter of out-of-memory kills for this worker.
         memory: bytes that the worker's control group, or else the machine, may use; None: unknown.
+        hint: what a C library said before it aborted, or None.
     """
     if record.reason:
         return record.reason
@@ -65,18 +68,24 @@ def verdict(record: Postmortem, could_tell_oom: bool, memory: int | None) -> str
     if signum == signal.SIGKILL:
         return _killed(record, could_tell_oom, memory)
     if signum in PYTHON_CRASH_SIGNALS:
-        return _crashed(record, signal.Signals(signum))
+        return _crashed(record, signal.Signals(signum), hint)
     if signum in _LIMITS:
         return f"{_LIMITS[signal.Signals(signum)]}, and was killed for it by {record.signal_name}"
-    return f"killed by {record.signal_name}, which is not of this pool's doing"
+    doing = " while it waited for a job" if record.phase == "idle" else ""
+    return f"killed by {record.signal_name}{doing}, which is not of this pool's doing"
 
 
 def _out_of_memory(record: Postmortem) -> str:
     limit = None if record.oom is None else record.oom.limit
     what = "" if limit is None else f"cgroup limit {mebibytes(limit)}, "
-    most = record.rss or record.peak_rss
+    most = greatest(record)
     worker = "worker's memory unknown" if not most else f"worker at {mebibytes(most)}"
     return f"killed by the kernel's out-of-memory killer: {what}{worker}"
+
+
+def greatest(record: Postmortem) -> int:
+    """Return the most memory that a worker is known to have had, in bytes; 0 when unknown."""
+    return max(record.rss or 0, record.peak_rss or 0)
 
 
 def _exited(record: Postmortem) -> str:
@@ -90,7 +99,7 @@ def _killed(record: Postmortem, could_tell_oom: bool, memory: int | None) -> str
     text = "killed by SIGKILL from outside (not by this pool)"
     if could_tell_oom:
         return text
-    most = record.rss or record.peak_rss
+    most = greatest(record)
     if most and memory and most > _MOST * memory:
         return (
             f"{text}, possibly by the kernel's out-of-memory killer: "
@@ -99,14 +108,15 @@ def _killed(record: Postmortem, could_tell_oom: bool, memory: int | None) -> str
     return text
 
 
-def _crashed(record: Postmortem, signum: signal.Signals) -> str:
+def _crashed(record: Postmortem, signum: signal.Signals, hint: str | None) -> str:
     text = _CRASHES[signum]
+    if record.phase == "idle":
+        return f"{text} while it waited for a job"
     place = innermost(record.traceback)
     if place is not None:
         text += f" in C code called from {place}"
     elif record.traceback:
         text += " in the job's function itself, which is not Python code"
-    hint = c_hint(record.stderr)
     return text if hint is None else f"{text}: {hint}"
 
 
@@ -130,6 +140,6 @@ def innermost(traceback: str | None) -> str | None:
 def c_hint(stderr: str | None) -> str | None:
     """Return the last line on standard error that looks like a C library's reason to abort."""
     for line in reversed((stderr or "").splitlines()):
-        if any(sign in line for sign in _TELLING):
+        if any(sign in line for sign in _TELLING) or _FAILED_ASSERTION.search(line):
             return line.strip()[:200]
     return None

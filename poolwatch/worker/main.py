@@ -8,6 +8,7 @@ result leaves before the next job begins; one that waited in memory could be los
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import socket
@@ -136,6 +137,10 @@ class Worker:
     def _forget_pool(self) -> None:
         """In a process that a job forks: the stream is not its own, nor are our signals."""
         current.leave()
+        try:
+            faulthandler.enable(file=2)  # its crashes are not the worker's
+        except (OSError, ValueError, RuntimeError):
+            faulthandler.disable()
         self._orders.uninstall()
         self._orders.unblock()
         self._outbox.forget()

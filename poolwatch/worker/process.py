@@ -73,8 +73,11 @@ def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid:
     if os.getppid() != parent_pid:
         os._exit(1)
     if ends.stderr_fd >= 0:
-        os.dup2(ends.stderr_fd, 2)
-        os.close(ends.stderr_fd)
+        if ends.stderr_fd == 2:
+            os.set_inheritable(2, True)
+        else:
+            os.dup2(ends.stderr_fd, 2)
+            os.close(ends.stderr_fd)
         # In the parent it may have been something else that would be written to directly.
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     multiprocessing.process.current_process().name = name
