@@ -70,6 +70,7 @@ class Crew:
         self._tokens = 0
         self._boot_failures = 0
         self._proven = False  # some worker has come up, so it can be done
+        self._told_of_initializer = False  # that it takes long, since a worker has come up last
         self._replaced: deque[float] = deque()  # times of the replacements of the last second
         self._deaths: deque[float] = deque()  # times of the deaths at work, with max_restarts
         self._started = 0
@@ -200,8 +201,10 @@ class Crew:
     def booted(self, worker: WorkerProcess) -> None:
         """A worker is up. Failures in a row end only when one has done a job, see took_a_job()."""
         self._proven = True
+        self._told_of_initializer = False
         self._trouble = ""
         self._pause = _FIRST_PAUSE
+        worker.initializing = False
         self._call_off_boot_timer(worker)
         refused = worker.fields[ledger.UNPINNED]
         if refused:
@@ -224,21 +227,56 @@ class Crew:
             self._loop.cancel(worker.boot_timer)
             worker.boot_timer = None
 
+    def initializing(self, worker: WorkerProcess) -> None:
+        """A worker has come as far as to its initializer, which has a bound of its own, or none."""
+        if worker.state is WorkerState.DEAD:
+            return
+        self._call_off_boot_timer(worker)
+        worker.initializing = True
+        bound = self._options.initializer_timeout
+        if bound is None:
+            seconds, then = self._options.boot_timeout, self._tell_of_initializer
+        else:
+            text = f"its initializer took longer than {bound:g} s"
+            seconds, then = bound, lambda worker: self._kill_overdue(worker, text)
+        worker.boot_timer = self._loop.call_later(seconds, lambda: then(worker))
+
+    def _tell_of_initializer(self, worker: WorkerProcess) -> None:
+        """It takes long, as it may: say so, once until one comes up."""
+        worker.boot_timer = None
+        if not self._told_of_initializer:
+            self._told_of_initializer = True
+            text = (
+                f"worker {worker.name} (pid {worker.pid}) has been at its initializer for "
+                f"{self._options.boot_timeout:g} s; it may (see initializer_timeout)"
+            )
+            self._bus.emit(Trouble(self._bus.pool, text))
+
+    def boot_refused(self, worker: WorkerProcess) -> None:
+        """The initializer has raised, so that the worker ends; a thread of it may be in the way."""
+        self._call_off_boot_timer(worker)
+        self.expect_leave(worker)
+
     def _boot_overdue(self, worker: WorkerProcess) -> None:
         """It does not answer: replace it, or the zygote if that is what hangs."""
         worker.boot_timer = None
-        if worker.state is WorkerState.DEAD:
-            return
-        worker.reason = (
-            f"killed by this pool: it did not boot within {self._options.boot_timeout:g} s"
-        )
         if worker.pid is None:
             self._zygote_overdue(worker)
         else:
-            self.kill(worker)
+            text = f"it did not boot within {self._options.boot_timeout:g} s"
+            self._kill_overdue(worker, text)
+
+    def _kill_overdue(self, worker: WorkerProcess, text: str) -> None:
+        worker.boot_timer = None
+        if worker.state is WorkerState.DEAD:
+            return
+        worker.overdue = True
+        self.kill(worker, why=f"killed by this pool: {text}")
 
     def _zygote_overdue(self, worker: WorkerProcess) -> None:
         """The zygote has not made a worker: it hangs, unless it has made others meanwhile."""
+        if worker.state is WorkerState.DEAD:
+            return
         timeout = self._options.boot_timeout
         if self._loop.time() - self._made_one < timeout:
             worker.boot_timer = self._loop.call_later(timeout, lambda: self._boot_overdue(worker))
@@ -293,7 +331,7 @@ class Crew:
 
     def emptied(self, worker: WorkerProcess) -> None:
         """A worker that is to leave holds nothing; one that boots has until it must be up."""
-        if worker.boot_timer is None:
+        if worker.boot_timer is None and not worker.initializing:
             self.expect_leave(worker)
 
     def dismiss(self, worker: WorkerProcess) -> None:
@@ -321,9 +359,12 @@ class Crew:
     def boot_failed(self, worker: WorkerProcess, postmortem: Postmortem) -> None:
         """A worker died before it was up; too many of those in a row break the pool.
 
-        A SIGKILL counts only as long as none has ever come up: later it is somebody outside who
-        kills, and a storm of kills must not break the pool whichever phase it hits.
+        A SIGKILL from outside counts only as long as none has ever come up: a storm of kills must
+        not break the pool whichever phase it hits. Nothing counts when no more workers are made:
+        nobody waits for those that are still booting.
         """
+        if not self.hiring:
+            return
         if self._proven and postmortem.exitcode == -signal.SIGKILL:
             self.died_at_work(postmortem)
             return

@@ -246,12 +246,15 @@ class Intake:
                 job = worker.jobs.get(frame.serial)
                 if job is not None:
                     job.peak = frame.first
+            case frames.INITIALIZING:
+                self._crew.initializing(worker)
             case frames.READY:
                 worker.pid = frame.first  # the zygote's report may come later than this
                 worker.membership = frame.payload.decode("utf-8", "replace")
                 self._ready(worker)
             case frames.BOOT_FAILED:
                 worker.boot_failure = frame.payload
+                self._crew.boot_refused(worker)
             case frames.LEAVING:
                 self._leaving(worker)
             case frames.PONG:

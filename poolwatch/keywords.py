@@ -20,6 +20,7 @@ class PoolKeywords(TypedDict, total=False):
     max_restart_freq: float
     max_boot_failures: int
     boot_timeout: float
+    initializer_timeout: float | None
     terminate_grace: float
     on_process_up: Callable[[Any], object] | None
     on_process_down: Callable[[Any], object] | None

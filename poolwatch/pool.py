@@ -53,7 +53,11 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             break the pool.
         max_restart_freq: seconds, 1 by default (from billiard).
         max_boot_failures: workers in a row that may fail to boot, 10 by default.
-        boot_timeout: seconds that a worker has to boot, 30 by default.
+        boot_timeout: seconds that a worker has until it is there, 30 by default; the initializer
+            is not counted.
+        initializer_timeout: seconds that the initializer may take; a worker that is at it for
+            longer is killed and has failed to boot. None, the default, for no bound; an event tells
+            of one that takes longer than ``boot_timeout``.
         terminate_grace: seconds between SIGTERM and SIGKILL when a job is terminated, 0.5 by
             default.
         on_process_up: called in the parent with the record of a worker that has booted.
@@ -127,6 +131,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         max_restart_freq: float = 1.0,
         max_boot_failures: int = 10,
         boot_timeout: float = 30.0,
+        initializer_timeout: float | None = None,
         terminate_grace: float = 0.5,
         on_process_up: Callable[[Any], object] | None = None,
         on_process_down: Callable[[Any], object] | None = None,
@@ -178,6 +183,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             max_restart_freq=checks.seconds("max_restart_freq", max_restart_freq),
             max_boot_failures=checks.whole("max_boot_failures", max_boot_failures),
             boot_timeout=checks.seconds("boot_timeout", boot_timeout),
+            initializer_timeout=checks.optional_seconds("initializer_timeout", initializer_timeout),
             terminate_grace=checks.seconds("terminate_grace", terminate_grace, positive=False),
             min_processes=least,
             idle_timeout=idle_seconds,

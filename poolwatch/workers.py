@@ -53,7 +53,9 @@ class WorkerProcess:
         asked: how often it was asked whether it is there.
         unresponsive: it did not touch what it was sent, and has not answered since.
         blameless: its zygote died, and it with it.
+        initializing: it has begun with its initializer, and has not come up since.
         boot_failure: what its initializer raised, pickled.
+        overdue: it was killed because it did not come up in time.
         reason: what else explains its death.
         launcher: makes it, and hears of its end.
         generation: how many restarts there were before it was made.
@@ -77,11 +79,13 @@ class WorkerProcess:
         "fields",
         "generation",
         "hands",
+        "initializing",
         "jobs",
         "launcher",
         "leave_timer",
         "membership",
         "name",
+        "overdue",
         "peak_rss",
         "pid",
         "pidfd",
@@ -134,7 +138,9 @@ class WorkerProcess:
         self.unresponsive = False
         self.asked = 0
         self.blameless = False
+        self.initializing = False
         self.boot_failure: bytes | None = None
+        self.overdue = False
         self.boot_timer: Timer | None = None
         self.leave_timer: Timer | None = None
         self.report_timer: Timer | None = None

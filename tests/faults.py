@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from work import count_lines, note, ring
+from work import count_lines, note, ring, wait_at
 
 from poolwatch import SoftTimeLimitExceeded
 
@@ -329,6 +329,24 @@ def initializer_dies(path: str) -> None:
 def initializer_hangs(path: str) -> None:
     note(path, os.getpid())
     time.sleep(3600)
+
+
+def initializer_waits(bell: str, gate: str) -> None:
+    ring(bell)
+    wait_at(gate)
+
+
+def initializer_hangs_later(path: str) -> None:
+    """The first one comes up, all others hang."""
+    note(path, os.getpid())
+    if count_lines(path) > 1:
+        time.sleep(3600)
+
+
+def initializer_fails_and_leaves_a_thread(path: str) -> NoReturn:
+    """The process does not end by itself."""
+    leave_a_thread()
+    initializer_raises(path)
 
 
 def initializer_raises_at_first(path: str, times: int) -> None:

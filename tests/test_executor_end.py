@@ -141,10 +141,15 @@ def test_interrupted_block_of_a_shared_pool_leaves_the_others_alone(
 def test_other_errors_leave_a_block_in_peace(tmp_path: Path) -> None:
     """What was submitted runs, as in the standard library."""
     path = str(tmp_path / "note")
-    with pytest.raises(ZeroDivisionError), ProcessPoolExecutor(1) as executor:
-        for number in range(20):
-            executor.submit(work.noted, path, number)
-        raise ZeroDivisionError
+
+    def block() -> None:
+        with ProcessPoolExecutor(1) as executor:
+            for number in range(20):
+                executor.submit(work.noted, path, number)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        block()
     assert len(lines(path)) == 20
 
 
