@@ -365,7 +365,8 @@ class Crew:
         """
         if not self.hiring:
             return
-        if self._proven and postmortem.exitcode == -signal.SIGKILL:
+        is_own_fault = worker.overdue or worker.boot_failure is not None
+        if self._proven and postmortem.exitcode == -signal.SIGKILL and not is_own_fault:
             self.died_at_work(postmortem)
             return
         self._boot_failures += 1

@@ -191,6 +191,23 @@ def test_initializer_may_take_longer_than_boot_timeout(make_pool: Any, stage: St
     assert pool.stats().boot_failures == 0
 
 
+def test_initializer_that_hangs_later_is_a_failure_to_boot(make_pool: Any, tmp_path: Any) -> None:
+    """The first worker came up; that its successors hang breaks the pool, and the jobs end."""
+    path = tmp_path / "boots"
+    pool = make_pool(
+        1,
+        initializer=faults.initializer_hangs_later,
+        initargs=(str(path),),
+        maxtasksperchild=1,
+        max_boot_failures=3,
+        initializer_timeout=0.2,
+    )
+    assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
+    with pytest.raises(BootError, match="3 workers in a row failed to boot"):
+        pool.apply_async(work.square, (3,)).get(DEADLINE)
+    assert len(lines(path)) == 1 + 3
+
+
 def test_initializer_that_fails_and_does_not_end(make_pool: Any, tmp_path: Any) -> None:
     """A thread that it has left holds the process; it counts as a failure all the same."""
     path = tmp_path / "boots"
