@@ -36,6 +36,7 @@ class PoolOptions:
     boot_timeout: float = 30.0
     initializer_timeout: float | None = None
     terminate_grace: float = 0.5
+    leave_timeout: float | None = None
     min_processes: int | None = None
     idle_timeout: float | None = None
     cpu_affinity: tuple[int, ...] = ()

@@ -31,8 +31,12 @@ if TYPE_CHECKING:
 
 _PACE = 100  # replacements a second; more deaths than that are a storm, not work
 _REPORT_SECONDS = 5.0  # a zygote that has not reported a death after that hangs
-_LEAVE_SECONDS = 3.0  # a worker that was told to leave is killed after that
-_DID_NOT_LEAVE = f"killed by this pool: it was told to leave, and had {_LEAVE_SECONDS:g} s for it"
+_ANSWER_SECONDS = 3.0  # a worker that was told to leave and does not say that it does is killed
+_DID_NOT_ANSWER = (
+    f"killed by this pool: it was told to leave, and did not answer for {_ANSWER_SECONDS:g} s"
+)
+_LEAVE_SECONDS = 10.0  # what one that leaves has for it, where others go on and nothing was asked
+_LONG_LEAVE = 10.0  # seconds after which one that may take as long as it likes is told of
 _FIRST_PAUSE = 0.02  # seconds until the next attempt when no process can be made; doubled each time
 _LONGEST_PAUSE = 1.0
 _LOOK_NS = 50_000  # how long a worker looks for its next job, where it has a processor of its own
@@ -247,7 +251,7 @@ class Crew:
         if not self._told_of_initializer:
             self._told_of_initializer = True
             text = (
-                f"worker {worker.name} (pid {worker.pid}) has been at its initializer for "
+                f"{worker.who()} has been at its initializer for "
                 f"{self._options.boot_timeout:g} s; it may (see initializer_timeout)"
             )
             self._bus.emit(Trouble(self._bus.pool, text))
@@ -340,19 +344,57 @@ class Crew:
         self.expect_leave(worker)
 
     def expect_leave(self, worker: WorkerProcess) -> None:
-        """Kill a worker that does not go; a thread that its jobs left behind may hold it."""
-        if worker.leave_timer is None:
+        """Kill a worker that does not say that it leaves, though it was told to."""
+        if worker.departing:
+            self._await_end(worker)
+        elif worker.leave_timer is None:
             worker.leave_timer = self._loop.call_later(
-                _LEAVE_SECONDS, lambda: self.kill(worker, why=_DID_NOT_LEAVE)
+                _ANSWER_SECONDS, lambda: self.kill(worker, why=_DID_NOT_ANSWER)
             )
+
+    def departs(self, worker: WorkerProcess) -> None:
+        """A worker says that it leaves: it takes no more jobs, and holds none."""
+        worker.departing = True
+        self._await_end(worker)
+
+    def _await_end(self, worker: WorkerProcess) -> None:
+        """Let a worker end; threads that its jobs have left behind may hold it.
+
+        Where the pool goes on, such processes must not become more and more. At its end it may be
+        the program's wish that these threads end their work, as multiprocessing has it.
+        """
+        self._call_off_leave_timer(worker)
+        bound = self._options.leave_timeout
+        if bound is None and self.hiring:
+            bound = _LEAVE_SECONDS
+        if bound is None:
+            seconds, then = _LONG_LEAVE, self._tell_of_leaver
+        else:
+            seconds, then = bound, self._leave_overdue
+        worker.leave_timer = self._loop.call_later(seconds, lambda: then(worker, seconds))
+
+    def _leave_overdue(self, worker: WorkerProcess, seconds: float) -> None:
+        text = f"it did not leave within {seconds:g} s; a thread that a job has left may hold it"
+        self._bus.emit(Trouble(self._bus.pool, f"{worker.who()} is killed: {text}"))
+        self.kill(worker, why=f"killed by this pool: {text} (see leave_timeout)")
+
+    def _tell_of_leaver(self, worker: WorkerProcess, seconds: float) -> None:
+        text = "a thread that a job has left may hold it, and may end first (see leave_timeout)"
+        who = f"{worker.who()} has been leaving for {seconds:g} s"
+        self._bus.emit(Trouble(self._bus.pool, f"{who}; {text}"))
+
+    def _call_off_leave_timer(self, worker: WorkerProcess) -> None:
+        if worker.leave_timer is not None:
+            self._loop.cancel(worker.leave_timer)
+            worker.leave_timer = None
 
     def forget(self, worker: WorkerProcess) -> None:
         """A worker is gone: close what we had of it."""
         self.workers.pop(worker.token, None)
         self._call_off_boot_timer(worker)
-        for timer in (worker.leave_timer, worker.report_timer):
-            if timer is not None:
-                self._loop.cancel(timer)
+        self._call_off_leave_timer(worker)
+        if worker.report_timer is not None:
+            self._loop.cancel(worker.report_timer)
         self._loop.unwatch(worker.stream)
         worker.close()
 

@@ -303,7 +303,7 @@ class Intake:
         jobs = list(worker.jobs.values())
         worker.jobs.clear()
         self._dispatcher.put_back(jobs)
-        self._crew.expect_leave(worker)
+        self._crew.departs(worker)
         self._loop.call_soon(self._crew.maintain)
         self._dispatcher.refill_idle()
 

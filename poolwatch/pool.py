@@ -60,6 +60,11 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             of one that takes longer than ``boot_timeout``.
         terminate_grace: seconds between SIGTERM and SIGKILL when a job is terminated, 0.5 by
             default.
+        leave_timeout: seconds that a worker which takes no more jobs has to end, before it is
+            killed. It does not end while ``on_process_exit`` runs, nor while threads run that its
+            jobs have left behind, other than daemons. By default 10 where it is replaced or not
+            needed any more; without bound after :meth:`close`, when :meth:`join` waits for those
+            threads (as in multiprocessing), and an event tells when it takes long.
         on_process_up: called in the parent with the record of a worker that has booted.
         on_process_down: called in the parent with the record of a worker that has ended.
         on_process_exit: called in the worker as ``(pid, exitcode)`` when it leaves in peace.
@@ -133,6 +138,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         boot_timeout: float = 30.0,
         initializer_timeout: float | None = None,
         terminate_grace: float = 0.5,
+        leave_timeout: float | None = None,
         on_process_up: Callable[[Any], object] | None = None,
         on_process_down: Callable[[Any], object] | None = None,
         on_process_exit: Callable[[int, int], object] | None = None,
@@ -185,6 +191,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             boot_timeout=checks.seconds("boot_timeout", boot_timeout),
             initializer_timeout=checks.optional_seconds("initializer_timeout", initializer_timeout),
             terminate_grace=checks.seconds("terminate_grace", terminate_grace, positive=False),
+            leave_timeout=checks.optional_seconds("leave_timeout", leave_timeout),
             min_processes=least,
             idle_timeout=idle_seconds,
             cpu_affinity=config.processors(cpu_affinity),

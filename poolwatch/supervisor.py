@@ -90,7 +90,6 @@ from poolwatch.workers import WorkerProcess, WorkerState
 
 _DEATHS_RECEIVING = 3  # so many workers may die while they receive a job; then it is lost
 _DEATH_SECONDS = 2.0  # a killed process may hang in the kernel; its job does not wait longer
-_LEAVE_SECONDS = 5.0  # a worker that was told to leave is killed after that
 _KILLED = -9
 
 
@@ -485,7 +484,7 @@ class Supervisor:
         # One that dies at once, and not of a kill from outside, has not really booted.
         if was_booting or (not worker.sent and worker.exitcode not in (0, _KILLED)):
             self.crew.boot_failed(worker, record)
-        elif not expected:
+        elif not expected and not worker.departing:
             self.crew.died_at_work(record)
 
     # -- refusing policies -------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class WorkerProcess:
         unresponsive: it did not touch what it was sent, and has not answered since.
         blameless: its zygote died, and it with it.
         initializing: it has begun with its initializer, and has not come up since.
+        departing: it has said that it leaves.
         boot_failure: what its initializer raised, pickled.
         overdue: it was killed because it did not come up in time.
         reason: what else explains its death.
@@ -74,6 +75,7 @@ class WorkerProcess:
         "boot_timer",
         "born",
         "core_dumped",
+        "departing",
         "done",
         "exitcode",
         "fields",
@@ -139,6 +141,7 @@ class WorkerProcess:
         self.asked = 0
         self.blameless = False
         self.initializing = False
+        self.departing = False
         self.boot_failure: bytes | None = None
         self.overdue = False
         self.boot_timer: Timer | None = None
@@ -155,6 +158,10 @@ class WorkerProcess:
         if self.state is WorkerState.DEAD:
             return None
         return self.jobs.get(self.fields[ledger.STARTED])
+
+    def who(self) -> str:
+        """Return what to call the worker in a message."""
+        return f"worker {self.name} (pid {self.pid})"
 
     def phase(self) -> str:
         """Return what the worker is doing, in words."""

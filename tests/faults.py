@@ -188,6 +188,17 @@ def hang_with_signals_blocked(bell: str) -> NoReturn:
     hang_deaf(bell)
 
 
+def leave_a_thread_with_work(gate: str, path: str) -> int:
+    """The thread notes something once it is let go."""
+
+    def finish() -> None:
+        wait_at(gate)
+        note(path, "finished")
+
+    threading.Thread(target=finish).start()
+    return os.getpid()
+
+
 def leave_a_thread() -> int:
     threading.Thread(target=time.sleep, args=(3600,)).start()
     return os.getpid()

@@ -28,6 +28,7 @@ WRONG_VALUES = {
     "terminate_grace": [-1],
     "boot_timeout": [-1],
     "initializer_timeout": [-1, 0, float("nan")],
+    "leave_timeout": [-1, 0],
 }
 WRONG_TYPES = {
     "processes": ["2", 1.5, [2]],
@@ -39,6 +40,7 @@ WRONG_TYPES = {
     "soft_timeout": ["1"],
     "lost_worker_timeout": ["1"],
     "initializer_timeout": ["1"],
+    "leave_timeout": ["1"],
     "lost_worker_policy": ["FailFast", 3, object],
     "on_process_up": ["print"],
     "on_process_down": [3],
