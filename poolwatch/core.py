@@ -398,6 +398,7 @@ class Core:
                 for worker in list(self.supervisor.crew.workers.values()):
                     worker.jobs.clear()
                     self.dispatcher.remove(worker, WorkerState.DEAD)
+                    self.supervisor.ended_with_pool(worker)
                     self.supervisor.crew.forget(worker)
             self.supervisor.memory.stop()
             if self.supervisor.errors is not None:

@@ -66,7 +66,8 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             needed any more; without bound after :meth:`close`, when :meth:`join` waits for those
             threads (as in multiprocessing), and an event tells when it takes long.
         on_process_up: called in the parent with the record of a worker that has booted.
-        on_process_down: called in the parent with the record of a worker that has ended.
+        on_process_down: called in the parent with the record of a worker that has ended, also with
+            its pool.
         on_process_exit: called in the worker as ``(pid, exitcode)`` when it leaves in peace.
         on_timeout_set: called as ``(result, soft, hard)`` when a job with limits is sent.
         on_timeout_cancel: called as ``(result,)`` when such a job has ended.

@@ -487,6 +487,15 @@ class Supervisor:
         elif not expected and not worker.departing:
             self.crew.died_at_work(record)
 
+    def ended_with_pool(self, worker: WorkerProcess) -> None:
+        """Tell of a worker that was still there when the pool ended. The lock is held."""
+        if worker.pid is None:
+            return
+        if worker.exitcode is None:
+            worker.exitcode = _KILLED  # by its zygote, of whom nobody reads any more
+        self.bus.emit(WorkerDown(self.bus.pool, worker.name, worker.pid, worker.exitcode, True))
+        self.hooks.worker_down(worker)
+
     # -- refusing policies -------------------------------------------------------------------------
 
     def _refusing_policy_of(self, job: Job) -> LostWorkerPolicy | None:
