@@ -34,7 +34,9 @@ class PoolOptions:
     max_restart_freq: float = 1.0
     max_boot_failures: int = 10
     boot_timeout: float = 30.0
+    initializer_timeout: float | None = None
     terminate_grace: float = 0.5
+    leave_timeout: float | None = None
     min_processes: int | None = None
     idle_timeout: float | None = None
     cpu_affinity: tuple[int, ...] = ()

@@ -31,8 +31,12 @@ if TYPE_CHECKING:
 
 _PACE = 100  # replacements a second; more deaths than that are a storm, not work
 _REPORT_SECONDS = 5.0  # a zygote that has not reported a death after that hangs
-_LEAVE_SECONDS = 3.0  # a worker that was told to leave is killed after that
-_DID_NOT_LEAVE = f"killed by this pool: it was told to leave, and had {_LEAVE_SECONDS:g} s for it"
+_ANSWER_SECONDS = 3.0  # a worker that was told to leave and does not say that it does is killed
+_DID_NOT_ANSWER = (
+    f"killed by this pool: it was told to leave, and did not answer for {_ANSWER_SECONDS:g} s"
+)
+_LEAVE_SECONDS = 10.0  # what one that leaves has for it, where others go on and nothing was asked
+_LONG_LEAVE = 10.0  # seconds after which one that may take as long as it likes is told of
 _FIRST_PAUSE = 0.02  # seconds until the next attempt when no process can be made; doubled each time
 _LONGEST_PAUSE = 1.0
 _LOOK_NS = 50_000  # how long a worker looks for its next job, where it has a processor of its own
@@ -70,6 +74,7 @@ class Crew:
         self._tokens = 0
         self._boot_failures = 0
         self._proven = False  # some worker has come up, so it can be done
+        self._told_of_initializer = False  # that it takes long, since a worker has come up last
         self._replaced: deque[float] = deque()  # times of the replacements of the last second
         self._deaths: deque[float] = deque()  # times of the deaths at work, with max_restarts
         self._started = 0
@@ -200,8 +205,10 @@ class Crew:
     def booted(self, worker: WorkerProcess) -> None:
         """A worker is up. Failures in a row end only when one has done a job, see took_a_job()."""
         self._proven = True
+        self._told_of_initializer = False
         self._trouble = ""
         self._pause = _FIRST_PAUSE
+        worker.initializing = False
         self._call_off_boot_timer(worker)
         refused = worker.fields[ledger.UNPINNED]
         if refused:
@@ -224,21 +231,56 @@ class Crew:
             self._loop.cancel(worker.boot_timer)
             worker.boot_timer = None
 
+    def initializing(self, worker: WorkerProcess) -> None:
+        """A worker has come as far as to its initializer, which has a bound of its own, or none."""
+        if worker.state is WorkerState.DEAD:
+            return
+        self._call_off_boot_timer(worker)
+        worker.initializing = True
+        bound = self._options.initializer_timeout
+        if bound is None:
+            seconds, then = self._options.boot_timeout, self._tell_of_initializer
+        else:
+            text = f"its initializer took longer than {bound:g} s"
+            seconds, then = bound, lambda worker: self._kill_overdue(worker, text)
+        worker.boot_timer = self._loop.call_later(seconds, lambda: then(worker))
+
+    def _tell_of_initializer(self, worker: WorkerProcess) -> None:
+        """It takes long, as it may: say so, once until one comes up."""
+        worker.boot_timer = None
+        if not self._told_of_initializer:
+            self._told_of_initializer = True
+            text = (
+                f"{worker.who()} has been at its initializer for "
+                f"{self._options.boot_timeout:g} s; it may (see initializer_timeout)"
+            )
+            self._bus.emit(Trouble(self._bus.pool, text))
+
+    def boot_refused(self, worker: WorkerProcess) -> None:
+        """The initializer has raised, so that the worker ends; a thread of it may be in the way."""
+        self._call_off_boot_timer(worker)
+        self.expect_leave(worker)
+
     def _boot_overdue(self, worker: WorkerProcess) -> None:
         """It does not answer: replace it, or the zygote if that is what hangs."""
         worker.boot_timer = None
-        if worker.state is WorkerState.DEAD:
-            return
-        worker.reason = (
-            f"killed by this pool: it did not boot within {self._options.boot_timeout:g} s"
-        )
         if worker.pid is None:
             self._zygote_overdue(worker)
         else:
-            self.kill(worker)
+            text = f"it did not boot within {self._options.boot_timeout:g} s"
+            self._kill_overdue(worker, text)
+
+    def _kill_overdue(self, worker: WorkerProcess, text: str) -> None:
+        worker.boot_timer = None
+        if worker.state is WorkerState.DEAD:
+            return
+        worker.overdue = True
+        self.kill(worker, why=f"killed by this pool: {text}")
 
     def _zygote_overdue(self, worker: WorkerProcess) -> None:
         """The zygote has not made a worker: it hangs, unless it has made others meanwhile."""
+        if worker.state is WorkerState.DEAD:
+            return
         timeout = self._options.boot_timeout
         if self._loop.time() - self._made_one < timeout:
             worker.boot_timer = self._loop.call_later(timeout, lambda: self._boot_overdue(worker))
@@ -293,7 +335,7 @@ class Crew:
 
     def emptied(self, worker: WorkerProcess) -> None:
         """A worker that is to leave holds nothing; one that boots has until it must be up."""
-        if worker.boot_timer is None:
+        if worker.boot_timer is None and not worker.initializing:
             self.expect_leave(worker)
 
     def dismiss(self, worker: WorkerProcess) -> None:
@@ -302,29 +344,71 @@ class Crew:
         self.expect_leave(worker)
 
     def expect_leave(self, worker: WorkerProcess) -> None:
-        """Kill a worker that does not go; a thread that its jobs left behind may hold it."""
-        if worker.leave_timer is None:
+        """Kill a worker that does not say that it leaves, though it was told to."""
+        if worker.departing:
+            self._await_end(worker)
+        elif worker.leave_timer is None:
             worker.leave_timer = self._loop.call_later(
-                _LEAVE_SECONDS, lambda: self.kill(worker, why=_DID_NOT_LEAVE)
+                _ANSWER_SECONDS, lambda: self.kill(worker, why=_DID_NOT_ANSWER)
             )
+
+    def departs(self, worker: WorkerProcess) -> None:
+        """A worker says that it leaves: it takes no more jobs, and holds none."""
+        worker.departing = True
+        self._await_end(worker)
+
+    def _await_end(self, worker: WorkerProcess) -> None:
+        """Let a worker end; threads that its jobs have left behind may hold it.
+
+        Where the pool goes on, such processes must not become more and more. At its end it may be
+        the program's wish that these threads end their work, as multiprocessing has it.
+        """
+        self._call_off_leave_timer(worker)
+        bound = self._options.leave_timeout
+        if bound is None and self.hiring:
+            bound = _LEAVE_SECONDS
+        if bound is None:
+            seconds, then = _LONG_LEAVE, self._tell_of_leaver
+        else:
+            seconds, then = bound, self._leave_overdue
+        worker.leave_timer = self._loop.call_later(seconds, lambda: then(worker, seconds))
+
+    def _leave_overdue(self, worker: WorkerProcess, seconds: float) -> None:
+        text = f"it did not leave within {seconds:g} s; a thread that a job has left may hold it"
+        self._bus.emit(Trouble(self._bus.pool, f"{worker.who()} is killed: {text}"))
+        self.kill(worker, why=f"killed by this pool: {text} (see leave_timeout)")
+
+    def _tell_of_leaver(self, worker: WorkerProcess, seconds: float) -> None:
+        text = "a thread that a job has left may hold it, and may end first (see leave_timeout)"
+        who = f"{worker.who()} has been leaving for {seconds:g} s"
+        self._bus.emit(Trouble(self._bus.pool, f"{who}; {text}"))
+
+    def _call_off_leave_timer(self, worker: WorkerProcess) -> None:
+        if worker.leave_timer is not None:
+            self._loop.cancel(worker.leave_timer)
+            worker.leave_timer = None
 
     def forget(self, worker: WorkerProcess) -> None:
         """A worker is gone: close what we had of it."""
         self.workers.pop(worker.token, None)
         self._call_off_boot_timer(worker)
-        for timer in (worker.leave_timer, worker.report_timer):
-            if timer is not None:
-                self._loop.cancel(timer)
+        self._call_off_leave_timer(worker)
+        if worker.report_timer is not None:
+            self._loop.cancel(worker.report_timer)
         self._loop.unwatch(worker.stream)
         worker.close()
 
     def boot_failed(self, worker: WorkerProcess, postmortem: Postmortem) -> None:
         """A worker died before it was up; too many of those in a row break the pool.
 
-        A SIGKILL counts only as long as none has ever come up: later it is somebody outside who
-        kills, and a storm of kills must not break the pool whichever phase it hits.
+        A SIGKILL from outside counts only as long as none has ever come up: a storm of kills must
+        not break the pool whichever phase it hits. Nothing counts when no more workers are made:
+        nobody waits for those that are still booting.
         """
-        if self._proven and postmortem.exitcode == -signal.SIGKILL:
+        if not self.hiring:
+            return
+        is_own_fault = worker.overdue or worker.boot_failure is not None
+        if self._proven and postmortem.exitcode == -signal.SIGKILL and not is_own_fault:
             self.died_at_work(postmortem)
             return
         reason = postmortem.summary()

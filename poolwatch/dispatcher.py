@@ -32,7 +32,7 @@ from poolwatch.events import (
     JobTerminated,
 )
 from poolwatch.exceptions import PoisonJobError
-from poolwatch.job import NO_OPTIONS, Job
+from poolwatch.job import Job, NO_OPTIONS
 from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
 from poolwatch.ranks import insert_before, insert_behind, is_mixed

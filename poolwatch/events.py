@@ -210,7 +210,7 @@ class WorkerDown(Event):
     """A worker process has ended.
 
     Attributes:
-        expected: it was recycled or told to leave.
+        expected: it was recycled, told to leave, or killed at the end of its pool.
         verdict: why, in one sentence, see ``Postmortem``.
     """
 

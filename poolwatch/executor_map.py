@@ -111,6 +111,7 @@ class ResultIterator(Generic[T]):
         Raises:
             StopIteration: there are no more.
             concurrent.futures.TimeoutError: the time given to ``map`` is over.
+            RuntimeError: the item raised StopIteration, which is the cause.
             Exception: what the item raised, or its ``WorkerLostError``.
         """
         results = self._results

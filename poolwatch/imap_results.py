@@ -59,6 +59,8 @@ class IMapIterator(Generic[T]):
             TimeoutError: there is none after that time (it may come later).
             RuntimeError: in a forked child, which inherited the iterator.
             Terminated, PoolBroken: the pool has ended before the input.
+            RuntimeError: the item raised StopIteration, which is the cause; here it would pass for
+                the end (in multiprocessing it does).
             Exception: what the item raised, or its ``WorkerLostError``; or, at the end, what the
                 input raised.
         """
@@ -79,6 +81,8 @@ class IMapIterator(Generic[T]):
             if item is None:
                 continue  # a signal handler has taken it
             succeeded, value = item.result()
+            if not succeeded and isinstance(value, StopIteration):
+                value = _not_the_end(value)
             try:
                 del handed[thread]
             except KeyError:
@@ -162,6 +166,13 @@ class IMapIterator(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state.delivered} taken>"
+
+
+def _not_the_end(error: StopIteration) -> RuntimeError:
+    """Return an item's own StopIteration as an error that ends no loop, as generators do it."""
+    problem = RuntimeError(f"the job raised {error!r}")
+    problem.__cause__ = error
+    return problem
 
 
 class IMapUnorderedIterator(IMapIterator[T]):

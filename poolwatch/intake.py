@@ -17,7 +17,7 @@ from poolwatch.endings import Endings
 from poolwatch.events import Trouble, WorkerUp
 from poolwatch.evidence.oom import OomWatch
 from poolwatch.hooks import Hooks
-from poolwatch.job import NO_OPTIONS, Job
+from poolwatch.job import Job, NO_OPTIONS
 from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
 from poolwatch.outcome import Outcome
@@ -253,6 +253,8 @@ class Intake:
                 job = worker.jobs.get(frame.serial)
                 if job is not None:
                     job.peak = frame.first
+            case frames.INITIALIZING:
+                self._crew.initializing(worker)
             case frames.READY:
                 worker.pid = frame.first  # the zygote's report may come later than this
                 worker.membership = frame.payload.decode("utf-8", "replace")
@@ -260,6 +262,7 @@ class Intake:
             case frames.BOOT_FAILED:
                 worker.boot_failure = frame.payload
                 worker.reason = f"it could not boot: {codec.failure_text(frame.payload)}"
+                self._crew.boot_refused(worker)
             case frames.LEAVING:
                 self._leaving(worker)
             case frames.PONG:
@@ -309,7 +312,7 @@ class Intake:
         jobs = list(worker.jobs.values())
         worker.jobs.clear()
         self._dispatcher.put_back(jobs)
-        self._crew.expect_leave(worker)
+        self._crew.departs(worker)
         self._loop.call_soon(self._crew.maintain)
         self._dispatcher.refill_idle()
 

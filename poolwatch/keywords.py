@@ -20,7 +20,9 @@ class PoolKeywords(TypedDict, total=False):
     max_restart_freq: float
     max_boot_failures: int
     boot_timeout: float
+    initializer_timeout: float | None
     terminate_grace: float
+    leave_timeout: float | None
     on_process_up: Callable[[Any], object] | None
     on_process_down: Callable[[Any], object] | None
     on_process_exit: Callable[[int, int], object] | None

@@ -56,11 +56,21 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             break the pool.
         max_restart_freq: seconds, 1 by default (from billiard).
         max_boot_failures: workers in a row that may fail to boot, 10 by default.
-        boot_timeout: seconds that a worker has to boot, 30 by default.
+        boot_timeout: seconds that a worker has until it is there, 30 by default; the initializer
+            is not counted.
+        initializer_timeout: seconds that the initializer may take; a worker that is at it for
+            longer is killed and has failed to boot. None, the default, for no bound; an event tells
+            of one that takes longer than ``boot_timeout``.
         terminate_grace: seconds between SIGTERM and SIGKILL when a job is terminated, 0.5 by
             default.
+        leave_timeout: seconds that a worker which takes no more jobs has to end, before it is
+            killed. It does not end while ``on_process_exit`` runs, nor while threads run that its
+            jobs have left behind, other than daemons. By default 10 where it is replaced or not
+            needed any more; without bound after :meth:`close`, when :meth:`join` waits for those
+            threads (as in multiprocessing), and an event tells when it takes long.
         on_process_up: called in the parent with the record of a worker that has booted.
-        on_process_down: called in the parent with the record of a worker that has ended.
+        on_process_down: called in the parent with the record of a worker that has ended, also with
+            its pool.
         on_process_exit: called in the worker as ``(pid, exitcode)`` when it leaves in peace.
         on_timeout_set: called as ``(result, soft, hard)`` when a job with limits is sent.
         on_timeout_cancel: called as ``(result,)`` when such a job has ended.
@@ -133,7 +143,9 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         max_restart_freq: float = 1.0,
         max_boot_failures: int = 10,
         boot_timeout: float = 30.0,
+        initializer_timeout: float | None = None,
         terminate_grace: float = 0.5,
+        leave_timeout: float | None = None,
         on_process_up: Callable[[Any], object] | None = None,
         on_process_down: Callable[[Any], object] | None = None,
         on_process_exit: Callable[[int, int], object] | None = None,
@@ -185,7 +197,9 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             max_restart_freq=checks.seconds("max_restart_freq", max_restart_freq),
             max_boot_failures=checks.whole("max_boot_failures", max_boot_failures),
             boot_timeout=checks.seconds("boot_timeout", boot_timeout),
+            initializer_timeout=checks.optional_seconds("initializer_timeout", initializer_timeout),
             terminate_grace=checks.seconds("terminate_grace", terminate_grace, positive=False),
+            leave_timeout=checks.optional_seconds("leave_timeout", leave_timeout),
             min_processes=least,
             idle_timeout=idle_seconds,
             cpu_affinity=config.processors(cpu_affinity),

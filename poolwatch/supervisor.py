@@ -92,7 +92,6 @@ from poolwatch.workers import WorkerProcess, WorkerState
 
 _DEATHS_RECEIVING = 3  # so many workers may die while they receive a job; then it is lost
 _DEATH_SECONDS = 2.0  # a killed process may hang in the kernel; its job does not wait longer
-_LEAVE_SECONDS = 5.0  # a worker that was told to leave is killed after that
 _MEMORY_SECONDS = 1.0  # between two looks at the kernel's counters while there is work
 _KILLED = -9
 
@@ -547,8 +546,17 @@ class Supervisor:
         # One that dies at once, and not of a kill from outside, has not really booted.
         if was_booting or (not worker.sent and worker.exitcode not in (0, _KILLED)):
             self.crew.boot_failed(worker, record)
-        elif not expected:
+        elif not expected and not worker.departing:
             self.crew.died_at_work(record)
+
+    def ended_with_pool(self, worker: WorkerProcess) -> None:
+        """Tell of a worker that was still there when the pool ended. The lock is held."""
+        if worker.pid is None:
+            return
+        if worker.exitcode is None:
+            worker.exitcode = _KILLED  # by its zygote, of whom nobody reads any more
+        self.bus.emit(WorkerDown(self.bus.pool, worker.name, worker.pid, worker.exitcode, True))
+        self.hooks.worker_down(worker)
 
     # -- refusing policies -------------------------------------------------------------------------
 

@@ -81,7 +81,10 @@ class WorkerProcess:
         asked: how often it was asked whether it is there.
         unresponsive: it did not touch what it was sent, and has not answered since.
         blameless: its zygote died, and it with it.
+        initializing: it has begun with its initializer, and has not come up since.
+        departing: it has said that it leaves.
         boot_failure: what its initializer raised, pickled.
+        overdue: it was killed because it did not come up in time.
         reason: what else explains its death.
         launcher: makes it, and hears of its end.
         generation: how many restarts there were before it was made.
@@ -102,11 +105,13 @@ class WorkerProcess:
         "boot_timer",
         "born",
         "core_dumped",
+        "departing",
         "done",
         "exitcode",
         "fields",
         "generation",
         "hands",
+        "initializing",
         "jobs",
         "launcher",
         "leave_timer",
@@ -114,6 +119,7 @@ class WorkerProcess:
         "name",
         "not_reaped_since",
         "ordered",
+        "overdue",
         "peak_rss",
         "pid",
         "pidfd",
@@ -167,7 +173,10 @@ class WorkerProcess:
         self.unresponsive = False
         self.asked = 0
         self.blameless = False
+        self.initializing = False
+        self.departing = False
         self.boot_failure: bytes | None = None
+        self.overdue = False
         self.boot_timer: Timer | None = None
         self.leave_timer: Timer | None = None
         self.report_timer: Timer | None = None
@@ -185,6 +194,10 @@ class WorkerProcess:
         if self.state is WorkerState.DEAD:
             return None
         return self.jobs.get(self.fields[ledger.STARTED])
+
+    def who(self) -> str:
+        """Return what to call the worker in a message."""
+        return f"worker {self.name} (pid {self.pid})"
 
     def phase(self) -> str:
         """Return what the worker is doing, in words."""

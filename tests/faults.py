@@ -15,7 +15,7 @@ import time
 from typing import Any, NoReturn
 
 from chunk_work import busy_for
-from work import count_lines, note, ring
+from work import count_lines, note, ring, wait_at
 
 from poolwatch import SoftTimeLimitExceeded
 
@@ -253,6 +253,17 @@ def hang_with_signals_blocked(bell: str) -> NoReturn:
     hang_deaf(bell)
 
 
+def leave_a_thread_with_work(gate: str, path: str) -> int:
+    """The thread notes something once it is let go."""
+
+    def finish() -> None:
+        wait_at(gate)
+        note(path, "finished")
+
+    threading.Thread(target=finish).start()
+    return os.getpid()
+
+
 def leave_a_thread() -> int:
     threading.Thread(target=time.sleep, args=(3600,)).start()
     return os.getpid()
@@ -394,6 +405,24 @@ def initializer_dies(path: str) -> None:
 def initializer_hangs(path: str) -> None:
     note(path, os.getpid())
     time.sleep(3600)
+
+
+def initializer_waits(bell: str, gate: str) -> None:
+    ring(bell)
+    wait_at(gate)
+
+
+def initializer_hangs_later(path: str) -> None:
+    """The first one comes up, all others hang."""
+    note(path, os.getpid())
+    if count_lines(path) > 1:
+        time.sleep(3600)
+
+
+def initializer_fails_and_leaves_a_thread(path: str) -> NoReturn:
+    """The process does not end by itself."""
+    leave_a_thread()
+    initializer_raises(path)
 
 
 def initializer_raises_at_first(path: str, times: int) -> None:

@@ -27,6 +27,8 @@ WRONG_VALUES = {
     "max_boot_failures": [0],
     "terminate_grace": [-1],
     "boot_timeout": [-1],
+    "initializer_timeout": [-1, 0, float("nan")],
+    "leave_timeout": [-1, 0],
 }
 WRONG_TYPES = {
     "processes": ["2", 1.5, [2]],
@@ -37,6 +39,8 @@ WRONG_TYPES = {
     "timeout": ["1", [1]],
     "soft_timeout": ["1"],
     "lost_worker_timeout": ["1"],
+    "initializer_timeout": ["1"],
+    "leave_timeout": ["1"],
     "lost_worker_policy": ["FailFast", 3, object],
     "on_process_up": ["print"],
     "on_process_down": [3],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +20,9 @@ import pytest
 import work
 from helpers import (
     DEADLINE,
+    Stage,
     assert_full_strength,
+    bounded,
     chain,
     lines,
     run_script,
@@ -27,6 +31,7 @@ from helpers import (
 )
 
 from poolwatch import BootError, PoolBroken, WorkerLostError
+from poolwatch.events import PoolBroke, Trouble
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -149,19 +154,91 @@ def test_plain_fork_waits_for_the_logging_lock_and_nothing_else_does(
     assert_full_strength(pool)
 
 
-def test_initializer_that_hangs_is_bounded(make_pool: Any, tmp_path: Any) -> None:
-    """Workers that do not come up within boot_timeout are killed, and count as failures."""
+@pytest.mark.every_start_method
+def test_initializer_that_hangs_can_be_bounded(make_pool: Any, tmp_path: Any) -> None:
+    """Workers that are at it for longer than initializer_timeout are killed: failures to boot."""
     path = tmp_path / "boots"
     pool = make_pool(
         1,
         initializer=faults.initializer_hangs,
         initargs=(str(path),),
         max_boot_failures=2,
-        boot_timeout=1,
+        initializer_timeout=0.2,
     )
-    with pytest.raises((BootError, PoolBroken)):
+    with pytest.raises(BootError, match=r"its initializer took longer than 0\.2 s"):
         pool.apply_async(work.square, (3,)).get(DEADLINE)
     assert len(lines(path)) == 2
+
+
+@pytest.mark.every_start_method
+def test_initializer_may_take_longer_than_boot_timeout(make_pool: Any, stage: Stage) -> None:
+    """By default it has all the time in the world, as in multiprocessing; somebody is told."""
+    troubles: queue.SimpleQueue[Trouble] = queue.SimpleQueue()
+    pool = make_pool(
+        1,
+        initializer=faults.initializer_waits,
+        initargs=(stage.bell, stage.gate),
+        boot_timeout=5,
+    )
+    pool.listen(troubles.put, Trouble)
+    job = pool.apply_async(work.square, (3,))
+    stage.heard()
+    trouble = troubles.get(timeout=DEADLINE)
+    assert re.search(r"at its initializer for 5 s", trouble.text)
+    assert not job.ready()
+    stage.let_go()
+    assert job.get(DEADLINE) == 9
+    assert pool.stats().boot_failures == 0
+
+
+def test_initializer_that_hangs_later_is_a_failure_to_boot(make_pool: Any, tmp_path: Any) -> None:
+    """The first worker came up; that its successors hang breaks the pool, and the jobs end."""
+    path = tmp_path / "boots"
+    pool = make_pool(
+        1,
+        initializer=faults.initializer_hangs_later,
+        initargs=(str(path),),
+        maxtasksperchild=1,
+        max_boot_failures=3,
+        initializer_timeout=0.2,
+    )
+    assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
+    with pytest.raises(BootError, match="3 workers in a row failed to boot"):
+        pool.apply_async(work.square, (3,)).get(DEADLINE)
+    assert len(lines(path)) == 1 + 3
+
+
+def test_initializer_that_fails_and_does_not_end(make_pool: Any, tmp_path: Any) -> None:
+    """A thread that it has left holds the process; it counts as a failure all the same."""
+    path = tmp_path / "boots"
+    pool = make_pool(
+        1,
+        initializer=faults.initializer_fails_and_leaves_a_thread,
+        initargs=(str(path),),
+        max_boot_failures=2,
+    )
+    with pytest.raises(BootError, match="no such configuration"):
+        pool.apply_async(work.square, (3,)).get(DEADLINE)
+    assert len(lines(path)) == 2
+
+
+def test_workers_that_are_not_waited_for_are_no_failures(make_pool: Any, stage: Stage) -> None:
+    """A pool that is done ends in peace, whatever its other workers are still at."""
+    broken: list[PoolBroke] = []
+    pool = make_pool(
+        2,
+        initializer=faults.initializer_waits,
+        initargs=(stage.bell, stage.gate),
+        max_boot_failures=1,
+    )
+    pool.listen(broken.append, PoolBroke)
+    stage.heard_pids(2)
+    stage.let_go()
+    assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
+    pool.close()
+    bounded(pool.join)
+    assert broken == []
+    assert pool.stats().boot_failures == 0
 
 
 def test_stopped_zygote_is_replaced(make_pool: Any) -> None:

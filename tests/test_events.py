@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
 import faults
 import pytest
 import work
-from helpers import DEADLINE, Stage, assert_full_strength, eventually, worker_pids
+from helpers import DEADLINE, Stage, assert_full_strength, bounded, eventually, worker_pids
 
 from poolwatch import TimeLimitExceeded, WorkerLostError, events
 
@@ -97,6 +98,42 @@ def test_hooks_see_workers_come_and_go(make_pool: Any) -> None:
     assert caught.value.pid in before
     eventually(lambda: went == [caught.value.pid])
     eventually(lambda: sorted(came) == sorted({*before, *worker_pids(pool)}))
+
+
+@pytest.mark.every_start_method
+@pytest.mark.parametrize("end", ["close", "terminate", "break"])
+def test_all_workers_that_came_go_with_their_pool(
+    make_pool: Any, stage: Stage, start_method: str, end: str
+) -> None:
+    """Whatever its end is, each is told of once, and that before join() returns."""
+    came: list[int] = []
+    went: list[int] = []
+    heard: list[events.Event] = []
+    pool = make_pool(
+        3,
+        max_restarts=0,
+        on_process_up=lambda worker: came.append(worker.pid),
+        on_process_down=lambda worker: went.append(worker.pid),
+    )
+    pool.listen(heard.append, events.WorkerDown)
+    assert_full_strength(pool)
+    pids = worker_pids(pool)
+    if end == "close":
+        pool.close()
+    elif end == "terminate":
+        pool.apply_async(faults.hang, (stage.bell,))
+        stage.heard()
+        bounded(pool.terminate)
+    else:
+        os.kill(pids[0], signal.SIGKILL)
+        eventually(lambda: pool._core.is_terminated)
+        pool.close()
+    bounded(pool.join)
+    assert sorted(came) == sorted(went) == pids
+    downs = of_kind(heard, events.WorkerDown)
+    assert sorted(event.pid for event in downs) == pids
+    assert [event.expected for event in downs].count(False) == (end == "break")
+    assert {event.exitcode for event in downs} == ({0} if end == "close" else {-signal.SIGKILL})
 
 
 def test_hook_that_raises_hurts_nobody(make_pool: Any) -> None:

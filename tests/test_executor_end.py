@@ -19,6 +19,7 @@ from typing import Any
 
 import executor_work
 import faults
+import jobs_work
 import pytest
 import work
 from helpers import (
@@ -137,10 +138,15 @@ def test_interrupted_block_of_a_shared_pool_leaves_the_others_alone(
 def test_other_errors_leave_a_block_in_peace(tmp_path: Path) -> None:
     """What was submitted runs, as in the standard library."""
     path = str(tmp_path / "note")
-    with pytest.raises(ZeroDivisionError), ProcessPoolExecutor(1) as executor:  # noqa: PT012
-        for number in range(20):
-            executor.submit(work.noted, path, number)
-        raise ZeroDivisionError
+
+    def block() -> None:
+        with ProcessPoolExecutor(1) as executor:
+            for number in range(20):
+                executor.submit(work.noted, path, number)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        block()
     assert len(lines(path)) == 20
 
 
@@ -154,6 +160,17 @@ def test_map_that_is_called_for_its_effects_runs(tmp_path: Path, chunksize: int)
     with ProcessPoolExecutor(2) as executor:
         executor.map(work.noted, [path] * 50, range(50), chunksize=chunksize)
     assert sorted(map(int, lines(path))) == list(range(50))
+
+
+@pytest.mark.parametrize("options", [{}, {"chunksize": 3}, {"buffersize": 2}])
+def test_item_that_raises_stop_iteration(make_executor: Any, options: dict[str, int]) -> None:
+    """It does not pass for the end of the map (as in the standard library)."""
+    results = make_executor().map(jobs_work.stop, range(4), **options)
+    assert next(results) == 0
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
 
 
 def test_buffered_map_that_is_dropped_reads_no_more(make_executor: Any, stage: Stage) -> None:

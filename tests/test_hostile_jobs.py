@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import queue
+from multiprocessing import TimeoutError
+from pathlib import Path
 from typing import Any
 
 import faults
 import pytest
 import work
-from helpers import DEADLINE, Stage, assert_full_strength, assert_gone, bounded, only_worker
+from helpers import (
+    DEADLINE,
+    Stage,
+    assert_full_strength,
+    assert_gone,
+    bounded,
+    lines,
+    only_worker,
+)
 
-from poolwatch import MaybeEncodingError, TimeLimitExceeded, WorkerLostError
+from poolwatch import MaybeEncodingError, TimeLimitExceeded, WorkerLostError, crew
+from poolwatch.events import Trouble
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -49,15 +61,77 @@ def test_job_that_blocks_all_signals_meets_its_limit(make_pool: Any, stage: Stag
     assert_full_strength(pool)
 
 
-def test_thread_that_a_job_leaves_behind_does_not_hold_up_the_end(make_pool: Any) -> None:
-    """close() and join() come to an end although a job has left a thread that does not."""
+# -- threads that jobs leave behind -----------------------------------------------------------
+
+
+def test_join_waits_for_the_threads_of_jobs(make_pool: Any, stage: Stage, tmp_path: Path) -> None:
+    """As in multiprocessing: what a job has left to a thread is done."""
+    path = tmp_path / "note"
     pool = make_pool(1)
-    pid = only_worker(pool)
-    assert pool.apply_async(faults.leave_a_thread).get(DEADLINE) == pid
+    pool.apply_async(faults.leave_a_thread_with_work, (stage.gate, str(path))).get(DEADLINE)
+    pool.close()
+    with pytest.raises(TimeoutError):
+        pool.join(0.1)
+    stage.let_go()
+    bounded(pool.join)
+    assert lines(path) == ["finished"]
+
+
+def test_thread_that_holds_the_end_up_is_told_of(
+    make_pool: Any, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event names the worker that does not leave, and what to do about it."""
+    monkeypatch.setattr(crew, "_LONG_LEAVE", 0.1)
+    troubles: queue.SimpleQueue[Trouble] = queue.SimpleQueue()
+    pool = make_pool(1)
+    pool.listen(troubles.put, Trouble)
+    job = pool.apply_async(faults.leave_a_thread_with_work, (stage.gate, str(tmp_path / "note")))
+    pid = job.get(DEADLINE)
+    pool.close()
+    text = troubles.get(timeout=DEADLINE).text
+    assert f"(pid {pid}) has been leaving for 0.1 s" in text
+    assert "leave_timeout" in text
+    stage.let_go()
+    bounded(pool.join)
+
+
+def test_thread_that_never_ends_can_be_bounded(make_pool: Any) -> None:
+    """With leave_timeout close() and join() come to an end all the same."""
+    pool = make_pool(1, leave_timeout=0.2)
+    pid = pool.apply_async(faults.leave_a_thread).get(DEADLINE)
     assert only_worker(pool) == pid
     pool.close()
     bounded(pool.join)
     assert_gone(pid)
+
+
+def test_workers_that_are_recycled_do_not_pile_up(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the pool goes on there is a bound by default; it is no death at work."""
+    monkeypatch.setattr(crew, "_LEAVE_SECONDS", 0.2)
+    pool = make_pool(1, maxtasksperchild=1, max_restarts=0)
+    for _ in range(3):
+        assert_gone(pool.apply_async(faults.leave_a_thread).get(DEADLINE))
+    assert pool.apply_async(work.square, (3,)).get(DEADLINE) == 9
+
+
+def test_recycled_worker_is_not_killed_any_more_once_the_pool_is_done(
+    make_pool: Any, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads have as much time as those of the others then."""
+    monkeypatch.setattr(crew, "_LEAVE_SECONDS", 2.0)
+    monkeypatch.setattr(crew, "_LONG_LEAVE", 2.5)
+    troubles: queue.SimpleQueue[Trouble] = queue.SimpleQueue()
+    path = tmp_path / "note"
+    pool = make_pool(1, maxtasksperchild=1)
+    pool.listen(troubles.put, Trouble)
+    pool.apply_async(faults.leave_a_thread_with_work, (stage.gate, str(path))).get(DEADLINE)
+    pool.close()
+    assert "has been leaving" in troubles.get(timeout=DEADLINE).text
+    stage.let_go()
+    bounded(pool.join)
+    assert lines(path) == ["finished"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, StopIteration, BaseException])

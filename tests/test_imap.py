@@ -20,6 +20,7 @@ from typing import Any
 
 import chunk_work
 import imap_work
+import jobs_work
 import pytest
 import work
 from helpers import DEADLINE, Stage, bounded, eventually, run_script
@@ -130,6 +131,18 @@ def test_empty_input(make_pool: Any, ordered: bool, chunksize: int, items: Any) 
     for _ in range(3):
         with pytest.raises(StopIteration):
             results.next(DEADLINE)
+
+
+@BOTH
+@CHUNKS
+def test_item_that_raises_stop_iteration(make_pool: Any, ordered: bool, chunksize: int) -> None:
+    """It is an error at its position, and not the end of the loop."""
+    results = imap(make_pool(1), ordered, jobs_work.stop, range(4), chunksize)
+    assert next(results) == 0
+    with pytest.raises(RuntimeError, match=r"StopIteration\(1\)") as caught:
+        next(results)
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert list(results) == [2, 3]
 
 
 @BOTH

@@ -94,8 +94,12 @@ def test_job_that_forks_and_whose_child_exits(make_pool: Any, how: str) -> None:
 def test_thread_that_outlives_its_job_holds_nothing_up(
     make_pool: Any, daemon: bool, how: str
 ) -> None:
-    """A thread that waits for a minute: the pool ends, and recycling goes on, well before."""
-    pool = make_pool(1, maxtasksperchild=1 if how == "recycle" else None)
+    """A thread that waits for a minute: the pool ends, and recycling goes on, well before.
+
+    Where it is no daemon, close() waits for it, unless there is a bound.
+    """
+    bound = None if daemon else 0.3
+    pool = make_pool(1, maxtasksperchild=1 if how == "recycle" else None, leave_timeout=bound)
     pid = pool.apply_async(child_work.leave_thread, (daemon,)).get(DEADLINE)
     if how == "recycle":
         assert pool.apply_async(os.getpid).get(DEADLINE) != pid

@@ -35,6 +35,7 @@ LEAVING = 18  # the worker has done its share of jobs, or was told to, and takes
 PONG = 19
 PARTIAL = 20  # chunks of a map: outcomes of the next items; number one: how many
 BELL = 21  # there is something in the ring, see rings
+INITIALIZING = 23  # nothing is in the way of the initializer, which is called now
 PEAK = 22  # before a result: number one is the job's own peak of memory in bytes
 
 # Flags.

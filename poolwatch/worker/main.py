@@ -148,6 +148,7 @@ class Worker:
 
     def _initialize(self) -> bool:
         if self._setup.initializer is not None:
+            self._outbox.send_through_stream(frames.INITIALIZING, b"", 0)
             try:
                 self._setup.initializer(*self._setup.initargs)
             except BaseException as error:  # noqa: BLE001  (told to the parent, which decides)
