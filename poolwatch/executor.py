@@ -178,7 +178,8 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         It ends with the shortest. The first error raised ends the iterator; what has not begun then
         is cancelled, as when the iterator is closed or dropped half-way. Dropped before anything
         was taken from it, what has been read runs (all as in the standard library). A worker's
-        death costs the item that it was at, also when items travel together.
+        death costs the item that it was at; of items that travel together, also those that had
+        finished within the last millisecond.
 
         With ``buffersize`` (as in Python 3.14, where it counts chunks) a thread reads the input
         unless it is a single list, tuple, range or string; ``shutdown()`` ends the reading, and the

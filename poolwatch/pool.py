@@ -95,8 +95,9 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
             See also :meth:`health`.
         capture_stderr: True to keep what each worker last wrote to standard error, for the
             postmortem. It is passed on to the parent's standard error all the same.
-        usage: ``"memory"`` to measure also the shortest job's own peak of memory, see
-            ``ApplyResult.usage``.
+        usage: ``"memory"`` to measure each job's own peak of memory too, which costs some
+            microseconds a job: ``ApplyResult.usage.max_rss``, which is None otherwise, however long
+            a job takes. Times are always measured.
         synack: accepted for code written for billiard, without meaning: every job is acknowledged
             in shared memory.
         threads: likewise; the pool has its own threads.
