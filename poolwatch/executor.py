@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from poolwatch import checks, config
+from poolwatch import call_types, checks, config
 from poolwatch.core import Core
 from poolwatch.executor_map import Maps, ResultIterator
 from poolwatch.futures import Future, Settler
@@ -165,7 +165,8 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             return
         raise RuntimeError(_AFTER_EXIT if _exiting else _AFTER_SHUTDOWN)
 
-    def map(
+    @call_types.executor_map
+    def map(  # type: ignore[override]
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
