@@ -181,7 +181,7 @@ class ApplyResult(Generic[T]):
 
     @property
     def usage(self) -> Usage | None:
-        """What the job has used: wall, user and system seconds; with ``usage="memory"`` its peak.
+        """What the job has used: wall, user and system seconds, peak of memory.
 
         None unless the job ended in its worker. What the items of a map used is not told.
         """

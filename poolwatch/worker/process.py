@@ -17,7 +17,7 @@ from multiprocessing import util
 from typing import Any, NoReturn
 
 from poolwatch.transport import kernel
-from poolwatch.worker.main import WorkerEnds, WorkerSetup, worker_for
+from poolwatch.worker.main import Worker, WorkerEnds, WorkerSetup
 
 
 class _Bootstrapped(multiprocessing.process.BaseProcess):
@@ -92,5 +92,5 @@ def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid:
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     if util._afterfork_registry or util._finalizer_registry:  # type: ignore[attr-defined]
         multiprocessing.process.BaseProcess._after_fork()  # type: ignore[attr-defined]
-    worker_for(setup, ends, name).serve()
+    Worker(setup, ends, name).serve()
     raise SystemExit(0)
