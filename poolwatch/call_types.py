@@ -1,4 +1,5 @@
-"""What a type checker is told of ``apply``, ``apply_async``, ``starmap`` and ``starmap_async``.
+"""What a type checker is told of ``apply``, ``apply_async``, ``starmap``, ``starmap_async`` and
+the executor's ``map``.
 
 Arguments in a tuple are checked against the function's parameters. As typing has no word for "a
 call with these arguments in a tuple", there is one overload for each kind of right call:
@@ -10,11 +11,16 @@ call with these arguments in a tuple", there is one overload for each kind of ri
    like ``[1, 2]`` its type before it looks at the function, and would refuse it for
    ``list[float]``.
 5. A tuple of unknown length, against functions that can be called with one to four arguments of
-   its kind. As a checker takes one of known length for such a tuple too, too many arguments are not
-   found where all are of a kind that the function begins with.
+   its kind. As a checker takes one of known length for such a tuple too, the wrong number of
+   arguments, none included, is not found where all are of a kind that the function begins with. An
+   overload that caught those would also catch ``args`` of a function with ``*args: Any``, and right
+   programs would get results of an unknown type.
 
 What is given as ``Sequence`` or ``Iterable`` cannot be told from a tuple, and is refused, although
 it runs: make it a list. So are rows of ``starmap`` that differ both in length and in kind.
+
+The executor's ``map`` has an overload for each number of iterables up to four; of more, nothing is
+checked.
 
 The methods themselves are written with the plain types that multiprocessing has; the decorators
 here do nothing when the program runs.
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVarTuple, Unpack
 
+    from poolwatch.executor_map import ResultIterator
     from poolwatch.map_results import MapResult
     from poolwatch.policies import LostWorkerPolicy
     from poolwatch.results import ApplyResult
@@ -243,6 +250,80 @@ if TYPE_CHECKING:
             progress: bool = False,
         ) -> list[T]: ...
 
+    A1 = TypeVar("A1")
+    A2 = TypeVar("A2")
+    A3 = TypeVar("A3")
+    A4 = TypeVar("A4")
+
+    class ExecutorMap(Protocol):
+        """The type of ``ProcessPoolExecutor(...).map``."""
+
+        @overload
+        def __call__(
+            self,
+            fn: Callable[[A1], T],
+            iterable: Iterable[A1],
+            /,
+            *,
+            timeout: float | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> ResultIterator[T]: ...
+        @overload
+        def __call__(
+            self,
+            fn: Callable[[A1, A2], T],
+            first: Iterable[A1],
+            second: Iterable[A2],
+            /,
+            *,
+            timeout: float | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> ResultIterator[T]: ...
+        @overload
+        def __call__(
+            self,
+            fn: Callable[[A1, A2, A3], T],
+            first: Iterable[A1],
+            second: Iterable[A2],
+            third: Iterable[A3],
+            /,
+            *,
+            timeout: float | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> ResultIterator[T]: ...
+        @overload
+        def __call__(
+            self,
+            fn: Callable[[A1, A2, A3, A4], T],
+            first: Iterable[A1],
+            second: Iterable[A2],
+            third: Iterable[A3],
+            fourth: Iterable[A4],
+            /,
+            *,
+            timeout: float | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> ResultIterator[T]: ...
+        @overload
+        def __call__(
+            self,
+            fn: Callable[..., T],
+            first: Iterable[Any],
+            second: Iterable[Any],
+            third: Iterable[Any],
+            fourth: Iterable[Any],
+            fifth: Iterable[Any],
+            /,
+            *more: Iterable[Any],
+            timeout: float | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> ResultIterator[T]: ...
+
     C = TypeVar("C", covariant=True)
 
     class Method(Protocol[C]):
@@ -257,10 +338,11 @@ if TYPE_CHECKING:
     def apply(method: Callable[..., object]) -> Method[Apply]: ...
     def starmap_async(method: Callable[..., object]) -> Method[StarmapAsync]: ...
     def starmap(method: Callable[..., object]) -> Method[Starmap]: ...
+    def executor_map(method: Callable[..., object]) -> Method[ExecutorMap]: ...
 
 else:
 
     def _as_it_is(method: Callable[..., Any]) -> Callable[..., Any]:
         return method
 
-    apply = apply_async = starmap = starmap_async = _as_it_is
+    apply = apply_async = starmap = starmap_async = executor_map = _as_it_is

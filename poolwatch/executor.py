@@ -14,7 +14,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from poolwatch import checks, config
+from poolwatch import call_types, checks, config
 from poolwatch.core import Core
 from poolwatch.executor_map import Maps, ResultIterator
 from poolwatch.futures import Future, Settler
@@ -170,7 +170,8 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             return
         raise RuntimeError(_AFTER_EXIT if _exiting else _AFTER_SHUTDOWN)
 
-    def map(
+    @call_types.executor_map
+    def map(  # type: ignore[override]
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -183,7 +184,8 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         It ends with the shortest. The first error raised ends the iterator; what has not begun then
         is cancelled, as when the iterator is closed or dropped half-way. Dropped before anything
         was taken from it, what has been read runs (all as in the standard library). A worker's
-        death costs the item that it was at, also when items travel together.
+        death costs the item that it was at; of items that travel together, also those that had
+        finished within the last millisecond.
 
         With ``buffersize`` (as in Python 3.14, where it counts chunks) a thread reads the input
         unless it is a single list, tuple, range or string; ``shutdown()`` ends the reading, and the

@@ -324,6 +324,12 @@ def fill(size: int) -> int:
     return len(b"\1" * size)
 
 
+def fill_for(size: int, seconds: float) -> None:
+    """Fill memory, and take that long at least."""
+    fill(size)
+    burn(seconds)
+
+
 def fill_and_fail(size: int) -> None:
     fill(size)
     raise ValueError("filled")

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from poolwatch.launch.zygote import Guardian, Nursery, run_helper
 from poolwatch.transport import codec, frames
+from poolwatch.worker import signals
 from poolwatch.worker.main import WorkerEnds, WorkerSetup
 from poolwatch.worker.process import run_bootstrapped, serve_as_worker
 
@@ -88,6 +89,7 @@ def _exec_worker(own: list[int], name: str, setup_fd: int, kept: list[int]) -> N
         os.set_inheritable(fd, True)
     number = int(name.rpartition("-")[2])
     line = command("worker_main", parent_pid, number, setup_fd, *own)
+    signals.hold_back()
     os.execv(line[0], line)
 
 
@@ -99,6 +101,8 @@ def worker_main(
     *rest_of_ends: int,
 ) -> NoReturn:
     """Become a worker in a fresh interpreter."""
+    signals.disregard()
+    signals.let_through()
     ends = WorkerEnds(socket.socket(fileno=sock_fd), *rest_of_ends)
     for fd in (sock_fd, *rest_of_ends, setup_fd):
         os.set_inheritable(fd, False)

@@ -24,6 +24,7 @@ import psutil
 
 from poolwatch.launch.control import Channel, Message
 from poolwatch.transport import kernel
+from poolwatch.worker import signals
 
 _SWEEP_SECONDS = 0.5  # a process in an uninterruptible wait must not hold up the next report
 _SWEEP_ROUNDS = 1000
@@ -31,7 +32,6 @@ _CHILDREN_BYTES = 1 << 20
 _MESSAGES_AT_ONCE = 16
 _TRACKER = b"resource_tracker import main"  # on its command line, multiprocessing's and loky's
 _TRACKER_SECONDS = 0.6  # how long its end is waited for; that takes it some ms once it is up
-_IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE")
 
 _kept: list[object] = []  # what must not be finalized
 
@@ -125,9 +125,7 @@ class Reaper(ABC):
 
     def _take_over_signals(self) -> None:
         """A signal to the process group must not take the pool's reaper."""
-        for name in _IGNORED:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signals.disregard()
         signal.signal(kernel.STACK_SIGNAL, signal.SIG_IGN)  # its default kills a booting worker
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
@@ -192,6 +190,7 @@ class Reaper(ABC):
         numbers may belong to somebody else by then.
         """
         _kept.append(self)
+        signal.set_wakeup_fd(-1)
         for fd in self._descriptors:
             os.close(fd)
 

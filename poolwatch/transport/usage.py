@@ -5,8 +5,9 @@ thread. Its division into user and system time costs another system call, and th
 divides by samples, so it is looked at once a millisecond at most: a shorter job's time is all user
 time. What the short jobs before a longer one have left undivided is below a millisecond too.
 
-The peak of memory needs the kernel's mark reset before the job, two system calls; so it is measured
-only where the pool was asked to.
+The peak of memory needs the kernel's mark reset before the job, which is a system call of its own,
+and reading it takes longer than a short job. So it is measured of long jobs only, whose function
+was long the last time too or is new to the worker; of all where the pool was asked to.
 """
 
 from __future__ import annotations
@@ -64,6 +65,14 @@ class PeakMemory:
         except OSError:
             os.close(self._reset)
             raise
+
+    @classmethod
+    def open(cls) -> PeakMemory | None:
+        """Return one, or None where it is not to be had."""
+        try:
+            return cls()
+        except OSError:
+            return None
 
     def reset(self) -> bool:
         """Set the mark to what is in use now; False when the kernel does not."""

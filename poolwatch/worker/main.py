@@ -35,6 +35,8 @@ from poolwatch.worker.signals import Orders, die_of
 _SHORT_NS = 50_000  # what counts as a short job
 _MOST_PATIENCE = 64
 _IN_VAIN = 16  # patience that a look in vain costs
+_LONG_NS = 5_000_000  # what counts as a long job, whose peak of memory is worth a few system calls
+_MOST_SHORT = 256  # functions that are remembered to be short
 
 
 @dataclass(slots=True)
@@ -105,6 +107,9 @@ class Worker:
         self._system = 0  # of which in the kernel, when that was looked at last
         self._divide_at = 0  # when it is looked at again
         self._last = 0  # serial of the job that has come last
+        self._memory = usage.PeakMemory.open()
+        self._long_ns = -1 if setup.usage_memory else _LONG_NS
+        self._short: set[bytes] = set()  # pickles of functions whose last job was no long one
         self._patience = 1
 
     def serve(self) -> None:
@@ -220,13 +225,17 @@ class Worker:
             return
         if flags and flags & frames.WANT_ACCEPT:
             self._outbox.send(frames.ACCEPTED, b"", serial, started)
-        kind, outcome = self._outcome(flags, serial, payload[:split], payload[split:], fd)
+        head = payload[:split]
+        measured = head not in self._short and self._memory is not None and self._memory.reset()
+        kind, outcome = self._outcome(flags, serial, head, payload[split:], fd)
         self._leave_if_forked()
         _flush_stdout()
         before, self._cpu = self._cpu, process_time_ns()
         fields[ledger.PHASE] = ledger.SENDING
         ended = monotonic_ns()
         cpu, wall = self._cpu - before, ended - started
+        if measured or wall > self._long_ns:
+            self._tell_peak(kind, serial, head, wall, measured)
         if ended > self._divide_at:
             cpu = self._divided(cpu, ended)
         self._outbox.send(kind, outcome, serial, wall, cpu)
@@ -235,6 +244,21 @@ class Worker:
         self._done += 1
         if wall < _SHORT_NS and self._patience <= 0:
             self._patience += 1  # after some short jobs it is worth another look
+
+    def _tell_peak(self, kind: int, serial: int, head: bytes, wall: int, measured: bool) -> None:
+        """Tell a long job's own peak of memory, and note which functions are short.
+
+        The mark must be reset before the job, when nobody knows how long it will take: it is for
+        functions that were long the last time, or are new to this worker.
+        """
+        if wall > self._long_ns:
+            self._short.discard(head)
+            if measured and self._memory is not None and kind != frames.NOT_FOUND:
+                self._outbox.send(frames.PEAK, b"", serial, self._memory.read())
+        else:
+            if len(self._short) >= _MOST_SHORT:
+                self._short.clear()
+            self._short.add(head)
 
     def _divided(self, cpu: int, now: int) -> int:
         before, self._system = self._system, usage.system_ns()
@@ -313,40 +337,6 @@ class Worker:
         self._outbox.send_through_stream(frames.LEAVING, b"", 0)
         if self._setup.on_process_exit is not None:
             self._setup.on_process_exit(self._pid, 0)
-
-
-class MeasuringWorker(Worker):
-    """A worker that measures every job's own peak of memory."""
-
-    def __init__(self, setup: WorkerSetup, ends: WorkerEnds, name: str) -> None:
-        super().__init__(setup, ends, name)
-        self._memory: usage.PeakMemory | None = None
-
-    def _initialize(self) -> bool:
-        try:
-            self._memory = usage.PeakMemory()
-        except OSError:
-            pass  # not to be had here: results say None
-        return super()._initialize()
-
-    def _outcome(
-        self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
-    ) -> tuple[int, codec.Payload]:
-        memory = self._memory
-        # With settings, the base class calls this method again for what comes behind them.
-        if memory is None or flags & frames.SETTINGS or not memory.reset():
-            return super()._outcome(flags, serial, head, payload, fd)
-        outcome = super()._outcome(flags, serial, head, payload, fd)
-        self._leave_if_forked()
-        if outcome[0] != frames.NOT_FOUND:
-            self._outbox.send(frames.PEAK, b"", serial, memory.read())
-        return outcome
-
-
-def worker_for(setup: WorkerSetup, ends: WorkerEnds, name: str) -> Worker:
-    """Return the worker that a pool wants, ready to serve."""
-    kind = MeasuringWorker if setup.usage_memory else Worker
-    return kind(setup, ends, name)
 
 
 def _drop(fd: int | None) -> None:

@@ -14,10 +14,10 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing import util
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from poolwatch.transport import kernel
-from poolwatch.worker.main import WorkerEnds, WorkerSetup, worker_for
+from poolwatch.worker.main import Worker, WorkerEnds, WorkerSetup
 
 
 class _Bootstrapped(multiprocessing.process.BaseProcess):
@@ -57,6 +57,17 @@ def run_bootstrapped(name: str, serve: Callable[[], NoReturn]) -> NoReturn:
         os._exit(code)
 
 
+def _identify(name: str) -> None:
+    """Take the worker's name, and a number of its own as multiprocessing's identity.
+
+    The number is the one in its name: workers of a pool count 1, 2, 3, ..., and a replacement has a
+    new one. Programs choose devices, seeds and lines of the screen by it.
+    """
+    process: Any = multiprocessing.process.current_process()
+    process.name = name
+    process._identity = (*process._identity[:-1], int(name.rpartition("-")[2]))
+
+
 def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid: int) -> NoReturn:
     """Be a worker, inside :func:`run_bootstrapped`.
 
@@ -80,9 +91,9 @@ def serve_as_worker(setup: WorkerSetup, ends: WorkerEnds, name: str, parent_pid:
             os.close(ends.stderr_fd)
         # In the parent it may have been something else that would be written to directly.
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-    multiprocessing.process.current_process().name = name
+    _identify(name)
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     if util._afterfork_registry or util._finalizer_registry:  # type: ignore[attr-defined]
         multiprocessing.process.BaseProcess._after_fork()  # type: ignore[attr-defined]
-    worker_for(setup, ends, name).serve()
+    Worker(setup, ends, name).serve()
     raise SystemExit(0)

@@ -6,6 +6,10 @@ group) disturbs a job, and a signal that the pool sends acts on the job it was m
 A signal carries no argument, and between its sending and its arrival the job may end and another
 begin. So the supervisor writes the job's serial into the row first, and the handler acts only if
 that serial is the running job's and the job's own code is what runs.
+
+What a worker is not to heed it handles by doing nothing. It does not ignore it: that would be
+passed on to the programs that jobs start, which would not hear Ctrl-C or a SIGHUP any more, whereas
+handlers end with ``exec``. What the program itself ignores (``nohup``) stays ignored.
 """
 
 from __future__ import annotations
@@ -19,6 +23,11 @@ from types import FrameType
 from poolwatch.exceptions import SoftTimeLimitExceeded
 from poolwatch.transport import kernel, ledger
 
+_DISREGARDED = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE")
+    if hasattr(signal, name)
+]
 _OURS = {
     signal.SIGTERM,
     kernel.SOFT_LIMIT_SIGNAL,
@@ -60,7 +69,7 @@ class Orders:
     def install(self, crash_fd: int, stack_fd: int) -> None:
         """Take over the worker's signals; faulthandler writes into the two given files."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        disregard()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, self._on_terminate)
         signal.signal(kernel.SOFT_LIMIT_SIGNAL, self._on_soft_limit)
@@ -89,10 +98,15 @@ class Orders:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if signal.getsignal(kernel.SOFT_LIMIT_SIGNAL) == self._on_soft_limit:
             signal.signal(kernel.SOFT_LIMIT_SIGNAL, signal.SIG_DFL)
-        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for signum in _DISREGARDED:
+            if signal.getsignal(signum) is _do_nothing:
+                is_interrupt = signum == signal.SIGINT
+                signal.signal(
+                    signum, signal.default_int_handler if is_interrupt else signal.SIG_DFL
+                )
         faulthandler.unregister(kernel.STACK_SIGNAL)
         faulthandler.unregister(kernel.FATAL_STACK_SIGNAL)
+        signal.signal(kernel.STACK_SIGNAL, signal.SIG_DFL)  # it was ignored before
 
     def begin(self, serial: int) -> None:
         """The job's own code runs from here on; an order may have come before that."""
@@ -121,6 +135,31 @@ class Orders:
         ):
             self._fields[ledger.SOFT_ORDER] = 0  # once per job: what it does next is its own affair
             raise _soft_limit_error("the job's soft time limit has passed")
+
+
+def disregard() -> None:
+    """Have no effect from signals that may come from outside, without ignoring them.
+
+    System calls go on as if nothing had come, as far as the kernel does that.
+    """
+    for signum in _DISREGARDED:
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, _do_nothing)
+            signal.siginterrupt(signum, False)
+
+
+def hold_back() -> None:
+    """Before this process executes a fresh worker: signals wait until that disregards them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _DISREGARDED)
+
+
+def let_through() -> None:
+    """In a fresh worker that disregards signals: those that were held back may come."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _DISREGARDED)
+
+
+def _do_nothing(signum: int, frame: FrameType | None) -> None:
+    pass
 
 
 def die_of(signum: int) -> None:

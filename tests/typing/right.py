@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import math
 import operator
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import assert_type
 
-from poolwatch import ApplyResult, IMapIterator, MapResult, Pool
+from poolwatch import ApplyResult, IMapIterator, MapResult, Pool, ProcessPoolExecutor
 
 T = TypeVar("T")
 
@@ -200,6 +201,31 @@ def starmaps(pool: Pool, table: dict[int, int]) -> None:
     assert_type(pool.starmap(optional, [(1, [1, 2])], 3), list[str])
     assert_type(pool.starmap_async(one, [(1,)], callback=print).get(), list[str])
     pool.starmap(pow, [(1, 2)])
+
+
+def executors(columns: list[list[int]], func: Callable[..., T]) -> T:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        general: concurrent.futures.Executor = executor
+        assert_type(list(general.map(one, [1])), list[str])
+        assert_type(next(executor.map(one, [1])), str)
+        assert_type(list(executor.map(defaults, [1], range(3), timeout=3)), list[str])
+        assert_type(list(executor.map(defaults, [1], [2], ["a"], chunksize=4)), list[str])
+        assert_type(list(executor.map(defaults, (1, 2))), list[str])
+        assert_type(list(executor.map(any_number, "ab", [1], [2], [3])), list[bytes])
+        assert_type(list(executor.map(any_number, "a", [1], [2], [3], [4], [5])), list[bytes])
+        assert_type(list(executor.map(defaults, *columns)), list[str])
+        assert_type(list(executor.map(lambda n: n + 1, [1])), list[int])
+        assert_type(list(executor.map(functools.partial(defaults, b=3), [1])), list[str])
+        assert_type(list(executor.map(Point, [1], ["a"])), list[Point])
+        executor.map(operator.add, [1], [2])
+        assert_type(list(executor.map(len, ["a"], buffersize=3)), list[int])
+        assert_type(list(executor.map(math.sqrt, [1, 2])), list[float])
+        executor.map(pow, [1], [2])
+        executor.map(print, [1], ["a"])
+        executor.map(str.upper, ["a"])
+        for result in executor.map(func, columns):
+            return result
+    raise LookupError
 
 
 def contexts() -> None:

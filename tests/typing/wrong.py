@@ -6,7 +6,7 @@ import math
 
 from right import Point, any_number, defaults, must_be_named, named, on_text, one, optional
 
-from poolwatch import Pool
+from poolwatch import Pool, ProcessPoolExecutor
 
 
 def on_number(number: int) -> None:
@@ -22,6 +22,8 @@ def single_jobs(pool: Pool, point: Point) -> None:
     pool.apply(one)  # wrong
     pool.apply_async(defaults, ("a", 1))  # wrong
     pool.apply_async(defaults, (1, 2, 3))  # not found: could be a tuple of any length
+    pool.apply_async(one, (1, 2))  # not found: likewise
+    pool.apply(one, ())  # not found: likewise
     pool.apply_async(optional, ("a", 1))  # wrong
     pool.apply_async(named, ("a",))  # wrong
     pool.apply_async(must_be_named, (1,))  # wrong
@@ -57,3 +59,15 @@ def maps(pool: Pool) -> None:
     pool.starmap(defaults, [("a", 1)])  # wrong
     pool.starmap_async(defaults, [("a", 1)])  # wrong
     pool.map(one, 3)  # wrong
+
+
+def executors(executor: ProcessPoolExecutor) -> None:
+    executor.submit(one, "a")  # wrong
+    executor.map(one, ["a"])  # wrong
+    executor.map(one, [1], [2])  # wrong
+    executor.map(defaults, ["a"], [1])  # wrong
+    executor.map(defaults, [1], [2], [3])  # wrong
+    executor.map(one, 3)  # wrong
+    executor.map(one, [1], nonsense=3)  # wrong
+    number: int = next(executor.map(one, [1]))  # wrong
+    print(number)
