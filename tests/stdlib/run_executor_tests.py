@@ -40,6 +40,7 @@ METHODS = ("zygote", "fork", "forkserver", "spawn")  # with zygote, the tests fo
 BRIEF = ("Shutdown", "Initializer", "Deadlock", "ExecutorTest")
 """Parts of names of the tests to which the start method makes a difference."""
 WAITING = ("test_map_timeout",)  # for seconds, with any method
+WORKERS_IN_BRIEF = 2  # the tests want 5, which as fresh interpreters take most of the time
 
 LEFT_OUT = {
     "test_killed_child": "a death there breaks the executor; here it fails one future or none",
@@ -48,6 +49,7 @@ LEFT_OUT = {
     "Forkserver.test_processes_terminate": "likewise, except with fork",
     "Spawn.test_processes_terminate": "likewise",
     "Fork.test_max_tasks_per_child": "wants fork to be refused with it; here it works",
+    "Fork.test_max_tasks_early_shutdown": "skips itself for the same reason",
     "test_max_tasks_per_child_defaults_to_spawn_context": "likewise: no other context is needed",
     "test_python_finalization_error": "breaks the start of the standard library's own threads",
     "test_gh105829_should_not_deadlock_if_wakeup_pipe_full": "replaces its own private classes",
@@ -186,8 +188,13 @@ def modules() -> list[types.ModuleType]:
     return found
 
 
-def use_ours(found: list[types.ModuleType]) -> None:
-    """Have the tests use the executor under test, wherever they take theirs from."""
+def use_ours(found: list[types.ModuleType], workers: int | None) -> None:
+    """Have the tests use the executor under test, wherever they take theirs from.
+
+    Args:
+        found: the modules of the tests.
+        workers: how many workers executors have; None for as many as the tests want.
+    """
     from test.support import threading_helper
 
     threading_helper.threading_cleanup = no_threads_left
@@ -198,6 +205,8 @@ def use_ours(found: list[types.ModuleType]) -> None:
                 continue
             if value.__name__.startswith("ProcessPool") and "executor_type" in vars(value):
                 value.executor_type = Executor
+            if "worker_count" in vars(value) and workers is not None:
+                value.worker_count = workers
             if value.__name__ == "FailingInitializerMixin":
                 value._assert_logged = unlogged
         if names.get("futures") is concurrent.futures:
@@ -272,7 +281,7 @@ def main() -> int:
     except ImportError as error:
         print(f"this Python has no tests of its own: {error}")
         return NOT_THERE
-    use_ours(found)
+    use_ours(found, WORKERS_IN_BRIEF if options.brief else None)
     chosen, left_out = unittest.TestSuite(), set()
     for case in cases(found):
         name, method = case._testMethodName, method_of(case)
@@ -288,7 +297,7 @@ def main() -> int:
         chosen.addTest(case)
     runner = unittest.TextTestRunner(verbosity=1 + options.v, resultclass=Result)
     result = runner.run(chosen)
-    print(f"{result.testsRun} run, {len(result.skipped)} skipped")
+    print(f"\n{result.testsRun} run, {len(result.skipped)} skipped")
     for name in sorted(left_out):
         reason = next(text for key, text in LEFT_OUT.items() if key.endswith(name))
         print(f"left out: {name}: {reason}")
