@@ -356,7 +356,10 @@ class Dispatcher:
         try:
             reason = policy.refuses(job)
         except Exception as error:  # noqa: BLE001  (the user's code; reported)
-            self._bus.emit(HookFailed(self._bus.pool, "lost_worker_policy", error))
+            who = type(policy).__qualname__
+            self._bus.emit(
+                HookFailed(self._bus.pool, "lost_worker_policy", error, who, job.id, job.name)
+            )
             return False
         if reason is None:
             return False

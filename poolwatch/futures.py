@@ -15,6 +15,7 @@ from collections import deque
 from typing import Any, TypeVar
 
 from poolwatch import checks
+from poolwatch.config import name_of
 from poolwatch.core import Core
 from poolwatch.events import HookFailed
 from poolwatch.job import Job, JobState, Usage
@@ -136,7 +137,7 @@ class Future(concurrent.futures.Future[T]):
             except Exception:
                 _logger.exception("exception calling callback for %r", self)
             except BaseException as error:  # noqa: BLE001  (reported)
-                self._settler.report(error)
+                self._settler.report(error, name_of(callback))
 
     def _tell_of_cancellation(self) -> None:
         """Wake those who wait for several futures; once."""
@@ -175,10 +176,10 @@ class Settler:
                 self.report(error)
             del future
 
-    def report(self, error: BaseException) -> None:
+    def report(self, error: BaseException, callback: str | None = None) -> None:
         """Tell listeners and the log what a done-callback raised. The delivery thread."""
         bus = self.core.supervisor.bus
-        bus.emit_here(HookFailed(bus.pool, "done_callback", error))
+        bus.emit_here(HookFailed(bus.pool, "done_callback", error, callback))
 
     def wait_for_delivery(self) -> None:
         """Return when the futures whose jobs have ended are settled and their callbacks have run.
