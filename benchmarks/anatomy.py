@@ -21,7 +21,7 @@ from typing import NamedTuple
 from benchmarks.jobs import noop
 from benchmarks.measures import scale
 from poolwatch import Pool
-from poolwatch.job import Job, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.results import ApplyResult
 from poolwatch.snapshot import Snapshot
 from poolwatch.transport import calls, codec, frames, ledger

@@ -8,7 +8,7 @@ from poolwatch.chunks import Part
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.endings import Endings
 from poolwatch.hooks import Hooks
-from poolwatch.job import Job, JobOptions, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
 

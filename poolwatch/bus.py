@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from types import TracebackType
 from typing import Any
 
 from poolwatch import events
@@ -27,6 +28,7 @@ _BOUND = 10_000  # events that may wait for slow listeners, of either sort
 _ROUTINE = (events.JobMoved, events.JobProcessDown)
 
 Listener = Callable[[Any], object]
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 _LEVELS: dict[type[Event], int] = {
     events.JobLost: logging.ERROR,
@@ -157,12 +159,18 @@ def _log(event: Event) -> None:
         0,
         "%s: %s",
         (event.pool, describe(event)),
-        None,
+        _exc_info(event),
         _log.__name__,
         extra,
         str(stack) if stack else None,
     )
     logger.handle(record)
+
+
+def _exc_info(event: Event) -> _ExcInfo | None:
+    if not isinstance(event, events.HookFailed):
+        return None
+    return type(event.error), event.error, event.error.__traceback__
 
 
 def describe(event: Event) -> str:
@@ -192,8 +200,10 @@ def describe(event: Event) -> str:
             return f"worker {worker} (pid {pid}) did not boot ({failures} in a row): {reason}"
         case events.Trouble(_, text):
             return text
-        case events.HookFailed(_, hook, error):
-            return f"{hook} raised {safe_repr(error)}"
+        case events.HookFailed(_, hook, error, callback, job_id, job):
+            named = hook if callback is None else f"{hook} {callback}"
+            of_job = "" if job_id is None else f" of job {job_id} {job}"
+            return f"{named}{of_job} raised {safe_repr(error)}"
         case events.PoolBroke(_, error):
             return f"the pool is broken: {safe_repr(error)}"
         case _:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import signal
 import threading
+from types import CodeType
 from typing import Any
+
+_ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 def whole(argument: str, value: object, least: int = 1) -> int:
@@ -82,6 +87,26 @@ def callable_or_none(argument: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"{argument} must be callable, not {value!r}")
     return value
+
+
+def function(argument: str, value: Any) -> None:
+    """Check that a value can be a job's function.
+
+    Raises:
+        TypeError: not callable, or a coroutine function: nothing would await what it returns.
+    """
+    if not callable(value):
+        raise TypeError(f"{argument} must be callable, not {value!r}")
+    code = getattr(value, "__code__", None)
+    if type(code) is CodeType:
+        if code.co_flags & _ASYNC:
+            raise TypeError(
+                f"{argument} must be a plain function, not the coroutine function "
+                f"{value.__qualname__}: workers run no event loop. A function that calls "
+                f"asyncio.run() can be a job"
+            )
+    elif isinstance(value, functools.partial):
+        function(argument, value.func)
 
 
 def signal_number(argument: str, signum: object) -> int:

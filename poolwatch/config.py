@@ -325,10 +325,10 @@ def call(func: object, args: object, kwds: object) -> tuple[tuple[Any, ...], dic
     """Return a call's arguments as a tuple and a dict.
 
     Raises:
-        TypeError: the function is not callable, args no iterable, kwds no mapping of names.
+        TypeError: the function is not callable, or a coroutine function; args no iterable, kwds no
+            mapping of names.
     """
-    if not callable(func):
-        raise TypeError(f"func must be callable, not {func!r}")
+    checks.function("func", func)
     if type(args) is not tuple:
         if not isinstance(args, Iterable) or isinstance(args, (str, bytes)):
             raise TypeError(f"args must be a tuple of arguments, not {args!r}")

@@ -23,7 +23,7 @@ from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
 from poolwatch.evidence.stacks import WorkerStack
 from poolwatch.exceptions import PoolBroken, Terminated
-from poolwatch.job import Job, JobOptions, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.job_state import JobState
 from poolwatch.latch import Latch
 from poolwatch.launch.contexts import make_launcher

@@ -32,7 +32,7 @@ from poolwatch.events import (
     JobTerminated,
 )
 from poolwatch.exceptions import PoisonJobError
-from poolwatch.job import Job, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
 from poolwatch.ranks import insert_before, insert_behind, is_mixed
@@ -350,7 +350,10 @@ class Dispatcher:
         try:
             reason = policy.refuses(job)
         except Exception as error:  # noqa: BLE001  (the user's code; reported)
-            self._bus.emit(HookFailed(self._bus.pool, "lost_worker_policy", error))
+            who = type(policy).__qualname__
+            self._bus.emit(
+                HookFailed(self._bus.pool, "lost_worker_policy", error, who, job.id, job.name)
+            )
             return False
         if reason is None:
             return False

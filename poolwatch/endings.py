@@ -13,7 +13,7 @@ from poolwatch.exceptions import (
     TimeLimitExceeded,
 )
 from poolwatch.hooks import Hooks
-from poolwatch.job import Job, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.job_state import JobState
 from poolwatch.limits import Limits
 from poolwatch.loss import Postmortem, human_status

@@ -245,10 +245,21 @@ class Trouble(Event):
 
 @dataclass(frozen=True, slots=True)
 class HookFailed(Event):
-    """A callback, hook, listener or policy of the user's raised."""
+    """A callback, hook or policy of the user's raised.
+
+    Attributes:
+        hook: its role: the name of the argument by which it was given.
+        error: what it raised, with its traceback.
+        callback: its qualified name, or that of its class.
+        job_id: number of the job for which it was called; None where there is none, or several.
+        job: qualified name of that job's function, or None.
+    """
 
     hook: str
     error: BaseException
+    callback: str | None = None
+    job_id: int | None = None
+    job: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

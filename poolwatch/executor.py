@@ -14,7 +14,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from poolwatch import call_types, checks, config
+from poolwatch import call_types, checks, config, hints
 from poolwatch.core import Core
 from poolwatch.executor_map import Maps, ResultIterator
 from poolwatch.futures import Future, Settler
@@ -78,6 +78,11 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         if max_tasks_per_child is not None:
             checks.whole("max_tasks_per_child", max_tasks_per_child)
         checks.flag("cancel_running", cancel_running)
+        for name in options:
+            if name in hints.OF_EXECUTOR:
+                raise hints.wrong_keyword(
+                    "ProcessPoolExecutor", [name], hints.OF_EXECUTOR, type(self)
+                )
         pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, mp_context, **options)
         self._take(pool, cancel_running, owned=True)
 
@@ -135,13 +140,12 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         If the call does not pickle, the future tells so.
 
         Raises:
-            TypeError: not callable.
+            TypeError: not callable, or a coroutine function.
             RuntimeError: after ``shutdown()``, or at the interpreter's end.
             PoolBroken: the pool cannot go on; it is a ``BrokenProcessPool``.
             PoolFull: ``max_pending`` jobs are unfinished, and it may not wait, see ``Pool``.
         """
-        if not callable(fn):
-            raise TypeError(f"fn must be callable, not {fn!r}")
+        checks.function("fn", fn)
         self._check_open()
         core = self._core
         future: Future[T] = Future(self._settler)
@@ -149,6 +153,7 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             options = core.with_surroundings(core.plain_options())
             call = core.snapshot.encode(fn, args, kwargs)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+            hints.note_call(error, config.name_of(fn), args, kwargs)
             future.set_exception(error)
             return future
         name, watch = config.name_of(fn), self._settler.watch(future)
@@ -203,8 +208,7 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             ValueError: chunksize or buffersize below 1.
             RuntimeError, PoolBroken: as :meth:`submit`.
         """
-        if not callable(fn):
-            raise TypeError(f"fn must be callable, not {fn!r}")
+        checks.function("fn", fn)
         size = checks.whole("chunksize", chunksize)
         if timeout is not None:
             timeout = time.monotonic() + checks.seconds("timeout", timeout, negative=True)

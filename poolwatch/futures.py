@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from poolwatch import checks
+from poolwatch.config import name_of
 from poolwatch.core import Core
 from poolwatch.events import HookFailed
 from poolwatch.job import Job
@@ -160,7 +161,7 @@ class Future(concurrent.futures.Future[T]):
             except Exception:
                 _logger.exception("exception calling callback for %r", self)
             except BaseException as error:  # noqa: BLE001  (reported)
-                self._settler.report(error)
+                self._settler.report(error, name_of(callback))
 
     def _tell_of_cancellation(self) -> None:
         """Wake those who wait for several futures; once."""
@@ -198,10 +199,10 @@ class Settler:
         except BaseException as error:  # noqa: BLE001  (reported; the others must be settled)
             self.report(error)
 
-    def report(self, error: BaseException) -> None:
+    def report(self, error: BaseException, callback: str | None = None) -> None:
         """Tell listeners and the log what a done-callback raised. The delivery thread."""
         bus = self.core.supervisor.bus
-        bus.emit_here(HookFailed(bus.pool, "done_callback", error))
+        bus.emit_here(HookFailed(bus.pool, "done_callback", error, callback))
 
     def wait_for_delivery(self) -> None:
         """Return when the futures whose jobs have ended are settled and their callbacks have run.

@@ -17,7 +17,7 @@ from poolwatch.endings import Endings
 from poolwatch.events import Trouble, WorkerUp
 from poolwatch.evidence.oom import OomWatch
 from poolwatch.hooks import Hooks
-from poolwatch.job import Job, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
 from poolwatch.outcome import Outcome

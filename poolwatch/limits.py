@@ -14,7 +14,7 @@ from poolwatch.dispatcher import Dispatcher
 from poolwatch.events import JobTimedOut
 from poolwatch.exceptions import TimeLimitExceeded
 from poolwatch.hooks import Hooks
-from poolwatch.job import Job, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.loop import EventLoop
 from poolwatch.strikes import Strikes
 from poolwatch.timers import Timer

@@ -32,7 +32,7 @@ class MapResult(Generic[T]):
         callback: Callable[[list[T]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         deliver: Callable[[Callable[[], object]], None],
-        on_failure: Callable[[str, BaseException], None],
+        on_failure: Callable[[str, BaseException, object], None],
         assist: Assist | None = None,
     ) -> None:
         """Make one; called by the pool.
@@ -42,7 +42,7 @@ class MapResult(Generic[T]):
             callback: called with the values when all items have succeeded.
             error_callback: called with the first error in input order when one has not.
             deliver: has something called on the delivery thread.
-            on_failure: told of a callback that raises.
+            on_failure: told of a callback that raises: its role, what it raised, itself.
             assist: helps the pool along in the thread that waits.
         """
         self._values: list[Any] = [None] * length
@@ -103,14 +103,16 @@ class MapResult(Generic[T]):
     def _call_back(self) -> None:
         if self._ready.is_set():
             return
+        role = "callback"
+        callback: Callable[[Any], object] | None = self._callback
         try:
             error = self._first_error()
-            if error is None and self._callback is not None:
-                self._callback(self._values)
-            elif error is not None and self._error_callback is not None:
-                self._error_callback(error)
+            if error is not None:
+                role, callback = "error_callback", self._error_callback
+            if callback is not None:
+                callback(self._values if error is None else error)
         except BaseException as problem:  # noqa: BLE001  (the user's code, even exit(); reported)
-            self._on_failure("callback", problem)
+            self._on_failure(role, problem, callback)
         finally:
             self._ready.set()
 

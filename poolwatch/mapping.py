@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from poolwatch import config
 from poolwatch.chunks import Accounts, Chunk, Item
 from poolwatch.core import Core
+from poolwatch.hints import note_call
 from poolwatch.job import Job
 from poolwatch.map_results import MapResult
 from poolwatch.transport import frames
@@ -122,6 +123,7 @@ class Mapper:
             try:
                 call = encode(func, tuple(item) if star else (item,), {})
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's __reduce__)
+                note_call(error, name, item if star else (item,), {}, f", item {index} of its map")
                 jobs.append(Unsendable(index, error))
             else:
                 jobs.append(core.part_job(name, call, Item(accounts, index), options, pool))

@@ -17,6 +17,7 @@ from poolwatch.bounded import BoundedCore
 from poolwatch.config import PoolOptions
 from poolwatch.core import Core
 from poolwatch.exceptions import TimeoutError
+from poolwatch.hints import OF_CALLS, OF_POOL, hinting, note_call, wrong_keyword
 from poolwatch.job import NO_OPTIONS
 from poolwatch.launch.contexts import start_method
 from poolwatch.policies import LostWorkerPolicy
@@ -129,6 +130,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
 
     _before_fork: Callable[[], object] | None = None  # for integrations, see ``WorkerSetup``
 
+    @hinting(OF_POOL)
     def __init__(
         self,
         processes: int | None = None,
@@ -248,6 +250,7 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         memory_limit: int | None = None,
+        **unknown: object,
     ) -> ApplyResult[T]:
         """Run ``func(*args, **kwds)`` in a worker; return at once.
 
@@ -297,6 +300,8 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
         core = self._core
         if core.is_closed or core.foreign:
             core.check_open()
+        if unknown:
+            raise wrong_keyword("Pool.apply_async", unknown, OF_CALLS, Pool.apply_async)
         args, kwds = config.call(func, args, kwds)
         options = NO_OPTIONS
         if (
@@ -340,10 +345,12 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
                 config.add_settings(options, core.options.contextvars)
             call = core.snapshot.encode(func, args, kwds)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+            note_call(error, name, args, kwds)
             return core.handle_of(core.failed_job(name, error, options))
         return ApplyResult(core.submit(name, call, options, self, waitforslot), core.access)
 
     @call_types.apply
+    @hinting(OF_CALLS)
     def apply(
         self,
         func: Callable[..., T],

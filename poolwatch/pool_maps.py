@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from poolwatch import call_types, checks
+from poolwatch.config import name_of
 from poolwatch.core import Core
 from poolwatch.events import HookFailed
 from poolwatch.feeding import Feed, default_buffersize
+from poolwatch.hints import OF_CALLS, hinting
 from poolwatch.imap_results import IMapIterator, IMapUnorderedIterator
 from poolwatch.imap_state import AsCompleted, IMapState, InOrder
 from poolwatch.map_results import MapResult
@@ -31,6 +33,7 @@ class PoolMaps:
 
     _core: Core
 
+    @hinting(OF_CALLS)
     def map(
         self,
         func: Callable[[S], T],
@@ -57,6 +60,7 @@ class PoolMaps:
             return self._drawn_map(func, iterable, False, chunksize)
         return self.map_async(func, iterable, chunksize).get()
 
+    @hinting(OF_CALLS)
     def map_async(
         self,
         func: Callable[[S], T],
@@ -86,6 +90,7 @@ class PoolMaps:
         return self._map_async(func, iterable, False, chunksize, callback, error_callback, progress)
 
     @call_types.starmap
+    @hinting(OF_CALLS)
     def starmap(
         self,
         func: Callable[..., T],
@@ -110,6 +115,7 @@ class PoolMaps:
         return self._map_async(func, iterable, True, chunksize, None, None).get()
 
     @call_types.starmap_async
+    @hinting(OF_CALLS)
     def starmap_async(
         self,
         func: Callable[..., T],
@@ -149,7 +155,7 @@ class PoolMaps:
         core.check_open()
         if checks.flag("progress", progress):
             return self._drawn_aside(func, iterable, star, chunksize, callback, error_callback)
-        _check_func(func)
+        checks.function("func", func)
         size = None if chunksize is None else checks.whole("chunksize", chunksize)
         items = list(iterable)
         result: MapResult[T] = MapResult(
@@ -196,10 +202,11 @@ class PoolMaps:
             raise
         return result
 
-    def _hook_failed(self, hook: str, error: BaseException) -> None:
+    def _hook_failed(self, hook: str, error: BaseException, callback: Any) -> None:
         bus = self._core.supervisor.bus
-        bus.emit(HookFailed(bus.pool, hook, error))
+        bus.emit(HookFailed(bus.pool, hook, error, name_of(callback)))
 
+    @hinting(OF_CALLS)
     def imap(
         self,
         func: Callable[[S], T],
@@ -246,6 +253,7 @@ class PoolMaps:
             return DrawnIMapIterator(feed, state, self, bar)
         return IMapIterator(feed, state, self)
 
+    @hinting(OF_CALLS)
     def imap_unordered(
         self,
         func: Callable[[S], T],
@@ -306,7 +314,7 @@ class PoolMaps:
     ) -> Feed:
         core = self._core
         core.check_open()
-        _check_func(func)
+        checks.function("func", func)
         size = checks.whole("chunksize", chunksize)
         if buffersize is None:
             window = default_buffersize(core.size, size)
@@ -317,8 +325,3 @@ class PoolMaps:
         feed = Feed(core, mapper, state, iterable, size, window, self)
         feed.start()
         return feed
-
-
-def _check_func(func: object) -> None:
-    if not callable(func):
-        raise TypeError(f"func must be callable, not {func!r}")

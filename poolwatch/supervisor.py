@@ -486,7 +486,10 @@ class Supervisor:
             if not 0 <= verdict.after < math.inf:
                 raise ValueError(f"on_lost returned {verdict!r}")
         except Exception as error:  # noqa: BLE001  (the user's code; reported)
-            self.bus.emit(HookFailed(self.bus.pool, "lost_worker_policy", error))
+            who = type(policy).__qualname__
+            self.bus.emit(
+                HookFailed(self.bus.pool, "lost_worker_policy", error, who, job.id, job.name)
+            )
             return FailFast().on_lost(job, record)
         return verdict
 

@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 from poolwatch.config import PoolOptions
-from poolwatch.job import Job, JobOptions, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.policies import FailFast
 from poolwatch.supervisor import Supervisor
 from poolwatch.timers import Timer, TimerHeap

@@ -101,6 +101,14 @@ def test_public_name_is_in_the_reference(name: str) -> None:
     assert in_errors or re.search(rf"poolwatch\.{name}\b", documented()), name
 
 
+def test_every_event_has_a_docstring() -> None:
+    """The reference shows the whole module."""
+    assert "::: poolwatch.events\n" in documented()
+    for name, value in vars(poolwatch.events).items():
+        if isinstance(value, type) and value.__module__ == "poolwatch.events":
+            assert value.__doc__, name
+
+
 @pytest.mark.parametrize("name", poolwatch.aio.__all__)
 def test_public_name_of_aio_is_in_the_reference(name: str) -> None:
     """The same for asyncio."""

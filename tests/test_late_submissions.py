@@ -19,7 +19,7 @@ from helpers import DEADLINE, bounded, eventually, only_worker
 from poolwatch import Pool, PoolBroken, ProcessPoolExecutor, Terminated
 from poolwatch.aio import AsyncPool
 from poolwatch.exceptions import PoolFull
-from poolwatch.job import Job, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import World
 
-from poolwatch.job import Job, JobOptions, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.ranks import insert_before
 
 pytestmark = pytest.mark.timeout(60)

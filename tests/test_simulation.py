@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from simulation import FakeWorker, World
 
 from poolwatch import FailFast, GracePeriod, JobState, RetryLost
-from poolwatch.job import Job, JobOptions, NO_OPTIONS
+from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.policies import LostWorkerPolicy
 from poolwatch.transport import frames
 from poolwatch.workers import WorkerState

@@ -43,8 +43,7 @@ class AsyncIMapIterator(Generic[T]):
         """Make one; called by the pool."""
         core = pool._core
         core.check_open()
-        if not callable(func):
-            raise TypeError(f"func must be callable, not {func!r}")
+        checks.function("func", func)
         size = checks.whole("chunksize", chunksize)
         if buffersize is None:
             window = default_buffersize(core.size, size)

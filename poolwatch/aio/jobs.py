@@ -171,9 +171,7 @@ class AwaitedMap(MapResult[T]):
         done: every item is accounted for.
     """
 
-    def __init__(
-        self, length: int, core: Core, on_failure: Callable[[str, BaseException], None]
-    ) -> None:
+    def __init__(self, length: int, core: Core, on_failure: Callable[..., None]) -> None:
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
         super().__init__(length, None, None, core.deliver, on_failure)

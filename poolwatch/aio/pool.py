@@ -9,7 +9,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from poolwatch import checks, config
+from poolwatch import checks, config, hints
 from poolwatch.aio.imap import AsyncIMapIterator
 from poolwatch.aio.jobs import AwaitedMap, JobFuture, Mailboxes, cancel_all, in_thread
 from poolwatch.imap_state import AsCompleted, InOrder
@@ -47,7 +47,7 @@ class AsyncCalls:
         Cancelling the task that awaits this ends the job, see :class:`JobFuture`.
 
         Raises:
-            TypeError: not callable.
+            TypeError: not callable, or a coroutine function.
             ValueError, PoolBroken: as :meth:`submit`.
             WorkerLostError: the worker died while it ran the job.
             RuntimeError: the job raised what would act on the event loop or the task here:
@@ -63,15 +63,14 @@ class AsyncCalls:
         If the call does not pickle, the future tells so.
 
         Raises:
-            TypeError: not callable.
+            TypeError: not callable, or a coroutine function.
             ValueError: the pool is closed.
             PoolBroken: the pool cannot go on.
             PoolFull: ``max_pending`` jobs are unfinished; it never waits, as that would stop the
                 loop. :meth:`imap` has a window of its own.
             RuntimeError: no event loop runs in this thread.
         """
-        if not callable(func):
-            raise TypeError(f"func must be callable, not {func!r}")
+        checks.function("func", func)
         core = self._core
         core.check_open()
         loop = asyncio.get_running_loop()
@@ -81,6 +80,7 @@ class AsyncCalls:
             options = core.with_surroundings(options)
             call = core.snapshot.encode(func, args, kwargs)
         except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+            hints.note_call(error, config.name_of(func), args, kwargs)
             future.set_exception(error)
             return future
         name, watch = config.name_of(func), self._mailboxes.of(loop).watch(future)
@@ -209,8 +209,7 @@ class AsyncPool(AsyncCalls):
     ) -> list[T]:
         core = self._core
         core.check_open()
-        if not callable(func):
-            raise TypeError(f"func must be callable, not {func!r}")
+        checks.function("func", func)
         size = None if chunksize is None else checks.whole("chunksize", chunksize)
         items = list(iterable)
         if size is None:

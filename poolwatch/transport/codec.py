@@ -269,12 +269,16 @@ def decode(payload: bytes, fd: int | None, is_bulk: bool) -> Any:
 
 
 class Failure(NamedTuple):
-    """A job's exception on its way to the parent; only the first field may fail to unpickle."""
+    """A job's exception on its way to the parent; only the first field may fail to unpickle.
+
+    Where that is None, the last field says why the exception does not pickle.
+    """
 
     pickled: bytes | None
     type_name: str
     text: str
     traceback: str
+    reason: str = ""
 
 
 def encode_failure(error: BaseException, saying: str | None = None) -> bytes:
@@ -286,16 +290,18 @@ def encode_failure(error: BaseException, saying: str | None = None) -> bytes:
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     pickled: bytes | None = None
+    reason = ""
     try:
         pickled = dumps(error)
-    except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+    except Exception as problem:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+        reason = safe_repr(problem)
         try:
             pickled = dumps_by_value(error)
         except Exception:  # noqa: BLE001
             pass  # the text of the failure says what it was
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}"
-    failure = Failure(pickled, name, saying or safe_repr(error), text)
+    failure = Failure(pickled, name, saying or safe_repr(error), text, reason)
     return pickle.dumps(tuple(failure), PROTOCOL)
 
 
@@ -311,15 +317,16 @@ def decode_failure(payload: bytes) -> BaseException:
     """
     failure = Failure(*pickle.loads(payload))
     if failure.pickled is None:
-        error: BaseException = MaybeEncodingError("the exception cannot be pickled", failure.text)
+        reason = f"the exception cannot be pickled: {failure.reason}"
+        error: BaseException = MaybeEncodingError(reason, failure.text)
     else:
         try:
             error = pickle.loads(failure.pickled)
             if not isinstance(error, BaseException):
                 raise TypeError(f"unpickled to {safe_repr(error)}, which is no exception")
-        except Exception as reason:  # noqa: BLE001  (a user's __setstate__ may raise anything)
+        except Exception as problem:  # noqa: BLE001  (a user's __setstate__ may raise anything)
             error = MaybeEncodingError(
-                f"the exception does not unpickle: {safe_repr(reason)}", failure.text
+                f"the exception does not unpickle: {safe_repr(problem)}", failure.text
             )
     error.__cause__ = RemoteTraceback(f'\n"""\n{failure.traceback}"""')
     return error
