@@ -15,7 +15,7 @@ from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.job import Job, JobState
 from poolwatch.loop import EventLoop
-from poolwatch.transport import ledger
+from poolwatch.transport import kernel, ledger
 from poolwatch.watch import Watch
 from poolwatch.workers import WorkerProcess, WorkerState
 
@@ -166,6 +166,9 @@ class Orders:
         grace = self._grace if signum != signal.SIGKILL else 0.0
         if signum == signal.SIGTERM:
             worker.fields[ledger.TERM_ORDER] = serial
+        elif signum == kernel.SOFT_LIMIT_SIGNAL:
+            worker.fields[ledger.SOFT_ITEM] = worker.fields[ledger.ITEM]
+            worker.fields[ledger.SOFT_ORDER] = serial
         self._crew.kill(worker, signum)
         if grace > 0:
             self._loop.call_later(grace, lambda: self._kill(worker, job, serial))
