@@ -498,6 +498,21 @@ def test_a_cold_shutdown_in_a_signal_handler(make: Any, loop: str, stage: Stage)
     assert running.kinds in (["accept", "error"], ["error"])
 
 
+@LOOPS
+def test_stop_never_waits_for_what_it_has_interrupted(make: Any, loop: str, stage: Stage) -> None:
+    """In a signal handler that comes in the middle of the pool's own bookkeeping."""
+    rig = make(loop)
+    told, _ = rig.apply(work.ring_and_wait, stage.bell, stage.gate)
+    stage.heard()
+    with rig.pool._pool._core.dispatcher.lock:
+        rig.pool.stop()
+        rig.pool.terminate_job(12345)
+        assert rig.apply(work.square, 1)[1] is None
+    stage.let_go()
+    rig.pool.stop()
+    assert told.kinds == ["accept", "success"]
+
+
 # -- the parts --------------------------------------------------------------------------------
 
 

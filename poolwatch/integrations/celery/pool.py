@@ -372,10 +372,10 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
         if pool is None or self._over:
             return
         pool.close()
-        if worker_state.should_terminate not in (None, False):
-            self.flush()
         if pool._core.is_interrupted:
             return
+        if worker_state.should_terminate not in (None, False):
+            self.flush()
         if self._mailbox is None:
             while not self._is_over(_LONGEST_JOIN):
                 pass
