@@ -247,6 +247,7 @@ def test_storm_of_kills(server: Redis, directory: Path, stage: Stage) -> None:
     """
     with serving(directory, fresh(server)) as (worker, client):
         account = storm(worker, client, 2000)
+        assert account.open == 0
         assert account.sent == account.succeeded + account.lost
         assert account.kills > 20
         assert account.lost <= account.kills
