@@ -16,7 +16,7 @@ from poolwatch.dispatcher import Dispatcher
 from poolwatch.job import Job
 from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
-from poolwatch.transport import ledger
+from poolwatch.transport import kernel, ledger
 from poolwatch.watch import Watch
 from poolwatch.workers import Order, WorkerProcess, WorkerState
 
@@ -168,6 +168,9 @@ class Orders:
         worker.ordered = Order(serial, signum)
         if signum == signal.SIGTERM:
             worker.fields[ledger.TERM_ORDER] = serial
+        elif signum == kernel.SOFT_LIMIT_SIGNAL:
+            worker.fields[ledger.SOFT_ITEM] = worker.fields[ledger.ITEM]
+            worker.fields[ledger.SOFT_ORDER] = serial
         self._crew.kill(worker, signum)
         if grace > 0:
             self._loop.call_later(grace, lambda: self._kill(worker, job, serial))

@@ -111,8 +111,9 @@ class ApplyResult(Generic[T]):
         """End the job, running or not; it ends with ``Terminated``.
 
         Args:
-            signum: the signal that a running job gets. SIGTERM raises ``SystemExit`` inside it;
-                SIGKILL follows after the pool's ``terminate_grace``.
+            signum: the signal that a running job gets. SIGTERM raises ``SystemExit`` inside it, and
+                SIGUSR1 ``SoftTimeLimitExceeded`` (as in billiard); SIGKILL follows after the pool's
+                ``terminate_grace``.
 
         Returns:
             False when the job has ended already.

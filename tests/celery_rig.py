@@ -126,9 +126,13 @@ class RedisBroker:
     def deliver(self) -> None:
         pass
 
+    def store(self, number: int) -> redis.Redis:
+        """A database of the server."""
+        return redis.Redis(port=self.server.port, db=number)
+
     def metas(self, ids: Iterable[str]) -> list[Meta | None]:
         keys = [f"celery-task-meta-{task}" for task in ids]
-        with contextlib.closing(redis.Redis(port=self.server.port, db=self.number + 1)) as store:
+        with contextlib.closing(self.store(self.number + 1)) as store:
             return [value and json.loads(value) for value in store.mget(keys)]
 
 
@@ -232,6 +236,10 @@ class Client:
         """The worker's reply to ``celery inspect ...``."""
         inspector = self.control.inspect([self._hostname], timeout=DEADLINE, limit=1)
         return (getattr(inspector, what)(**arguments) or {})[self._hostname]
+
+    def is_answered(self) -> bool:
+        """Whether the worker answers, within a moment."""
+        return bool(self.control.ping([self._hostname], timeout=0.5, limit=1))
 
     def order(self, command: str, **arguments: Any) -> Any:
         """The worker's reply to ``celery control ...``."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
 import time
 from typing import Any
@@ -136,6 +138,16 @@ def test_soft_limit_can_be_caught_in_the_job(make_pool: Any, stage: Stage, where
 
 
 @pytest.mark.every_start_method("spawn", "forkserver")
+def test_a_job_is_interrupted_as_by_its_soft_limit(make_pool: Any, stage: Stage) -> None:
+    """terminate(SIGUSR1) raises SoftTimeLimitExceeded inside the job (as billiard's signal)."""
+    pool = make_pool(1, terminate_grace=30)
+    job = pool.apply_async(faults.catch_soft, (stage.bell,))
+    pid = int(stage.heard())
+    assert pool.terminate_job(pid, signal.SIGUSR1)
+    assert job.get(DEADLINE) == "cleaned up"
+    assert pool.apply(os.getpid) == pid
+
+
 def test_soft_limit_that_is_not_caught_is_the_jobs_exception(make_pool: Any, stage: Stage) -> None:
     """get() raises SoftTimeLimitExceeded, and the worker goes on."""
     pool = make_pool(1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from typing import Any
 
 from poolwatch import exceptions
 from poolwatch._version import __version__
 from poolwatch.integrations.celery.errors import cause_of
-from poolwatch.loss import Postmortem
 from poolwatch.pool import Pool
 
 _LAST = 5  # losses that are told in full
@@ -35,7 +35,9 @@ class Account:
         cause = cause_of(error)
         if cause is not None:
             self._losses[cause] += 1
-            self._last.append({"task": name, "cause": cause, "reason": _line(error)})
+            self._last.append(
+                {"time": time.time(), "task": name, "cause": cause, "reason": _line(error)}
+            )
 
     def info(self, pool: Pool) -> dict[str, Any]:
         """Return the pool's own part of the statistics, fit for JSON."""
@@ -86,9 +88,8 @@ class Account:
 
 
 def _line(error: BaseException) -> str:
-    record = getattr(error, "postmortem", None)
-    if isinstance(record, Postmortem):
-        return record.summary()
+    if isinstance(error, exceptions.WorkerLostError) and error.postmortem is not None:
+        return error.postmortem.summary()
     return str(error).partition("\n")[0]
 
 

@@ -12,7 +12,6 @@ from celery.exceptions import ImproperlyConfigured
 from celery.platforms import EX_FAILURE
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
-from kombu.asynchronous import get_event_loop
 
 from poolwatch import checks, config
 from poolwatch.exceptions import PoolBroken, TimeoutError
@@ -374,15 +373,15 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
         if pool is None or self._over:
             return
         pool.close()
-        if worker_state.should_terminate not in (None, False):
-            self.flush()
         if pool._core.is_interrupted:
             return
+        if worker_state.should_terminate not in (None, False):
+            self.flush()
         if self._mailbox is None:
             while not self._is_over(_LONGEST_JOIN):
                 pass
         else:
-            drain(self._mailbox, get_event_loop(), self._is_over)
+            drain(self._mailbox, self._hub, self._is_over)
         self._put_away()
 
     def _is_over(self, seconds: float) -> bool:
