@@ -7,7 +7,7 @@ import inspect
 import math
 import signal
 import threading
-from types import CodeType
+from types import FunctionType, MethodType
 from typing import Any
 
 _ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -95,18 +95,20 @@ def function(argument: str, value: Any) -> None:
     Raises:
         TypeError: not callable, or a coroutine function: nothing would await what it returns.
     """
-    if not callable(value):
-        raise TypeError(f"{argument} must be callable, not {value!r}")
-    code = getattr(value, "__code__", None)
-    if type(code) is CodeType:
-        if code.co_flags & _ASYNC:
+    kind = type(value)  # looked at first, as this is done for every job
+    if kind is FunctionType:
+        if value.__code__.co_flags & _ASYNC:
             raise TypeError(
                 f"{argument} must be a plain function, not the coroutine function "
                 f"{value.__qualname__}: workers run no event loop. A function that calls "
                 f"asyncio.run() can be a job"
             )
-    elif isinstance(value, functools.partial):
+    elif kind is MethodType:
+        function(argument, value.__func__)
+    elif kind is functools.partial:
         function(argument, value.func)
+    elif not callable(value):
+        raise TypeError(f"{argument} must be callable, not {value!r}")
 
 
 def signal_number(argument: str, signum: object) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import DEADLINE, script_environment
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(100)
 
 PROGRAM = """
 import sys
@@ -18,7 +18,7 @@ import poolwatch
 {on_import}
 
 def work():
-    pool = poolwatch.Pool(2, context=sys.argv[1], max_boot_failures=4)
+    pool = poolwatch.Pool(1, context=sys.argv[1], max_boot_failures=2)
     try:
         pool.apply(pow, (2, 3))
     except poolwatch.BootError as error:
@@ -44,7 +44,7 @@ def run(program: str, method: str, directory: Path, stdin: bool = False) -> str:
         env=script_environment(),
         capture_output=True,
         text=True,
-        timeout=DEADLINE * 2,
+        timeout=DEADLINE * 4,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -59,7 +59,7 @@ class TestFreshInterpreters:
         """The pool is broken after a few attempts, and the error says what is missing."""
         program = PROGRAM.format(on_import="", guard="if True:")
         said = run(program, method, tmp_path)
-        assert "BootError: 4 workers in a row failed to boot" in said
+        assert "BootError: 2 workers in a row failed to boot" in said
         assert f"could not import the main module {tmp_path}/program.py" in said
         assert 'has no guard `if __name__ == "__main__":`' in said
         assert "caused by RuntimeError" in said
@@ -81,7 +81,7 @@ class TestFreshInterpreters:
         """Nothing is left then that could tell the reason but the exit code."""
         bad = "import os\nif __name__ != '__main__': os._exit(3)"
         said = run(PROGRAM.format(on_import=bad, guard=GUARDED), method, tmp_path)
-        assert "BootError: 4 workers in a row failed to boot" in said
+        assert "BootError: 2 workers in a row failed to boot" in said
         assert "exitcode 3" in said
 
     def test_program_on_standard_input(self, method: str, tmp_path: Path) -> None:

@@ -80,7 +80,12 @@ async def count() -> Any:
     yield 1
 
 
-@pytest.mark.parametrize("func", [fetch, count, functools.partial(fetch, 1)])
+class Site:
+    async def fetch(self) -> None:
+        """A method may be one as well."""
+
+
+@pytest.mark.parametrize("func", [fetch, count, functools.partial(fetch, 1), Site().fetch])
 def test_coroutine_functions_are_no_jobs(make_pool: Any, func: Any) -> None:
     """All faces say so at the call."""
     pool = make_pool(1)
