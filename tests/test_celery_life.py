@@ -84,9 +84,9 @@ def test_recycling_under_load_is_never_a_loss(server: Redis, directory: Path) ->
     with serving(directory, fresh(server), *bounds, worker_pool_options=options) as served:
         worker, client = served
         assert client.result(client.send("about_me"))["name"].startswith("crawl-")
-        calls = client.send_many("pid", [()] * 150)
-        grown = client.send_many("grab", [(40,)] * 30)
-        calls += client.send_many("pid", [()] * 150)
+        calls = client.send_many("pid", [()] * 60)
+        grown = client.send_many("grab", [(40,)] * 20)
+        calls += client.send_many("pid", [()] * 60)
         pids = [meta["result"] for meta in client.metas([*calls, *grown], 40)]
         assert all(isinstance(pid, int) for pid in pids)
         assert max(pids.count(pid) for pid in set(pids)) <= 7

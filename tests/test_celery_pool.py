@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import faults
@@ -27,7 +28,7 @@ from helpers import DEADLINE, Stage, bounded, eventually
 from kombu.asynchronous import Hub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
-from poolwatch import exceptions
+from poolwatch import RetryLost, exceptions
 from poolwatch.integrations.celery import TaskPool
 from poolwatch.integrations.celery.errors import cause_of, signal_number, translated
 from poolwatch.integrations.celery.mailbox import Mailbox
@@ -323,6 +324,19 @@ def test_wrong_limits_fail_the_task_only(make: Any, loop: str) -> None:
     assert type(told.raised) is TypeError
     told = rig.end(rig.apply(work.square, 1, timeout=-1)[0])
     assert type(told.raised) is ValueError
+
+
+@LOOPS
+def test_a_policy_may_have_a_lost_task_begun_again(make: Any, loop: str, tmp_path: Path) -> None:
+    """Celery is told of the second process too."""
+    rig = make(loop, conf={"worker_pool_options": {"lost_worker_policy": RetryLost(2)}})
+    path = tmp_path / "begun"
+    told = rig.end(rig.apply(faults.die_until, str(path), 1)[0])
+    assert told.kinds == ["accept", "accept", "success"]
+    first, second = (call[1] for call in told.calls[:2])
+    assert first != second
+    assert rig.pool.terminate_job(second) is False
+    path.unlink()
 
 
 # -- the hub ----------------------------------------------------------------------------------

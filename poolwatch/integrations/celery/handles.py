@@ -121,8 +121,8 @@ class TaskHandle:
         """
         if self.ended:
             return
+        self._pool.note_process(self, pid)
         self.pid = pid
-        self._pool.note_accepted(self)
         self._call("accept", self._accept_callback, pid, when)
 
     def soft_limit_hit(self) -> None:
@@ -142,16 +142,16 @@ class TaskHandle:
         if self.ended:
             return
         succeeded, value = job.result()
-        if succeeded:
-            self._make_up_for_acceptance(_pid_of(job, None), (job.wall or 0) / 1e9)
-            self._end(lambda: self._call("success", self._callback, value))
-        elif self._is_to_be_dropped(job, value):
+        if not succeeded and self._is_to_be_dropped(job, value):
             self._end(lambda: None)
+            return
+        if succeeded or _has_begun(job):
+            record = getattr(value, "postmortem", None) if not succeeded else None
+            run_time = getattr(record, "run_time", None) or (job.wall or 0) / 1e9
+            self._make_up_for_acceptance(_pid_of(job, record), run_time)
+        if succeeded:
+            self._end(lambda: self._call("success", self._callback, value))
         else:
-            if self.pid is None and _has_begun(job):
-                record = getattr(value, "postmortem", None)
-                run_time = getattr(record, "run_time", None) or (job.wall or 0) / 1e9
-                self._make_up_for_acceptance(_pid_of(job, record), run_time)
             self._end(lambda: self._failed(value))
 
     def _is_to_be_dropped(self, job: Job, error: BaseException) -> bool:
@@ -164,7 +164,7 @@ class TaskHandle:
         return isinstance(error, exceptions.PoolBroken) and not _has_begun(job) and not self.pid
 
     def _make_up_for_acceptance(self, pid: int, run_time: float) -> None:
-        if self.pid is None:
+        if self.pid != pid:
             self.accept(pid, monotonic() - run_time)
 
     def _end(self, tell: Callable[[], object]) -> None:

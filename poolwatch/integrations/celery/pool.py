@@ -242,16 +242,17 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             logger.critical("Pool callback raised exception: %r", error, exc_info=True)
             worker_state.should_stop = getattr(error, "code", None) or EX_FAILURE
 
-    def note_accepted(self, handle: TaskHandle) -> None:
-        """A process is known to run this task now."""
-        if handle.pid is not None:
-            self._by_pid[handle.pid] = handle
+    def note_process(self, handle: TaskHandle, pid: int | None) -> None:
+        """A process is known to run this task now, and the one that it had before does not."""
+        if handle.pid is not None and self._by_pid.get(handle.pid) is handle:
+            del self._by_pid[handle.pid]
+        if pid is not None:
+            self._by_pid[pid] = handle
 
     def forget(self, handle: TaskHandle) -> None:
         """A task has ended: another may be handed over."""
         self._handles.discard(handle)
-        if handle.pid is not None and self._by_pid.get(handle.pid) is handle:
-            del self._by_pid[handle.pid]
+        self.note_process(handle, None)
         self._slots.release()
 
     # -- ending tasks ----------------------------------------------------------------------------
