@@ -231,6 +231,27 @@ def test_the_handle_is_weak_and_kept(make: Any, loop: str, stage: Stage) -> None
 
 
 @LOOPS
+def test_a_task_that_has_ended_leaves_no_garbage(make: Any, loop: str) -> None:
+    """Nothing of it waits for the collector."""
+    rig = make(loop)
+    rig.end(rig.apply(work.square, 1)[0])
+    gc.collect()
+    gc.disable()
+    try:
+        weak = []
+        for target, argument in ((work.square, 2), (work.fail, "mine"), (faults.exit_at_once, 3)):
+            told, handle = rig.apply(target, argument)
+            weak.append(weakref.ref(handle))
+            del handle
+            rig.end(told)
+            del told
+        rig.end(rig.apply(work.square, 3)[0])
+        eventually(lambda: [one() for one in weak] == [None] * 3)
+    finally:
+        gc.enable()
+
+
+@LOOPS
 def test_a_task_can_be_ended_when_it_is_accepted(make: Any, loop: str, stage: Stage) -> None:
     """Its callback calls back into the pool: a task that was revoked before it began."""
     rig = make(loop)
@@ -321,6 +342,8 @@ def test_wrong_limits_fail_the_task_only(make: Any, loop: str) -> None:
     """They come in the message of whoever sends the task."""
     rig = make(loop)
     told = rig.end(rig.apply(work.square, 1, timeout="soon")[0])
+    assert type(told.raised) is TypeError
+    told = rig.end(rig.apply(work.square, 1, timeout=3, soft_timeout="soon")[0])
     assert type(told.raised) is TypeError
     told = rig.end(rig.apply(work.square, 1, timeout=-1)[0])
     assert type(told.raised) is ValueError

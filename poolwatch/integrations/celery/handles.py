@@ -31,7 +31,7 @@ class TaskHandle:
         name: the task's name and id.
         pid: process id of the worker that has accepted the task, once that is known.
         ended: Celery has been told how it ended.
-        job: the pool's own record, once it is there.
+        job: the pool's own record, from when it is there until it has ended.
     """
 
     __slots__ = (
@@ -90,9 +90,11 @@ class TaskHandle:
         """
         number = signal_number(signum)
         job = self.job
+        if self.ended:
+            return False
         if job is None:
             self._ordered = number
-            return not self.ended
+            return True
         return self._pool.stop_job(job, number)
 
     def ready(self) -> bool:
@@ -101,11 +103,13 @@ class TaskHandle:
 
     @property
     def result(self) -> ApplyResult[Any] | None:
-        """The pool's own handle."""
+        """The pool's own handle; None before there is a job, and after its end."""
         return None if self.job is None else self._pool.result_of(self.job)
 
     def submitted(self, job: Job) -> None:
-        """There is a job now; somebody may have asked for its end already."""
+        """There is a job now. It may have ended, or somebody may have asked for that, already."""
+        if self.ended:
+            return
         self.job = job
         if self._ordered is not None:
             self._pool.stop_job(job, self._ordered)
@@ -172,6 +176,7 @@ class TaskHandle:
         if self.ended:  # by a signal handler that has interrupted the acceptance
             return
         self.ended = True
+        self.job = None  # which holds this handle: a cycle for each task
         try:
             self._pool.forget(self)
         finally:

@@ -71,7 +71,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
         super().__init__(*args, **kwargs)
         self._own = own_options(self.app)
         self._pool: Pool | None = None
-        self._target = self.limit or 0 if self.limit is not None else config.usable_cpus()
+        self._target = config.usable_cpus() if self.limit is None else self.limit
         self._handles: set[TaskHandle] = set()
         self._by_pid: dict[int, TaskHandle] = {}  # the task that each process is known to run
         self._slots = Slots(self.options.get("semaphore"))
@@ -94,8 +94,6 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
         if fresh:
             child.mark_as_fresh()
         before_fork = functools.partial(child.before_fork, type(self))
-        if not self.options.get("threads", True):
-            self._mailbox = Mailbox()
         before_fork()
         gc.collect()  # what is garbage now would be copied by each process that collects it
         try:
@@ -109,6 +107,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             )
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"{SETTING}, or a setting of the pool: {error}") from error
+        if not self.options.get("threads", True):
+            self._mailbox = Mailbox()
         self._pool._core.on_broken = lambda error: self._post(lambda: self.give_up(error))
 
     def did_start_ok(self) -> bool:
@@ -166,8 +166,6 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             return None
         args = tuple(args)
         defaults = pool._core.options
-        hard = timeout or defaults.timeout
-        soft = sensible_soft(soft_timeout or defaults.soft_timeout, hard)
         handle = TaskHandle(
             self,
             _name_of(target, args, correlation_id),
@@ -175,8 +173,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             error_callback,
             accept_callback,
             timeout_callback,
-            soft,
-            hard,
+            soft_timeout or defaults.soft_timeout,
+            timeout or defaults.timeout,
             callbacks_propagate,
             correlation_id,
         )
@@ -206,6 +204,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
         core = pool._core
         core.check_open()
         try:
+            handle.soft_limit = sensible_soft(handle.soft_limit, handle.limit)
             soft, hard = config.limits(handle.soft_limit, handle.limit)
             options = JobOptions(
                 accept_callback=lambda pid, when: self._post(lambda: handle.accept(pid, when)),
