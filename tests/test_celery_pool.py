@@ -28,7 +28,7 @@ from helpers import DEADLINE, Stage, bounded, eventually
 from kombu.asynchronous import Hub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
-from poolwatch import RetryLost, exceptions
+from poolwatch import Quarantine, RetryLost, exceptions
 from poolwatch.integrations.celery import TaskPool
 from poolwatch.integrations.celery.errors import cause_of, signal_number, translated
 from poolwatch.integrations.celery.mailbox import Mailbox
@@ -362,6 +362,18 @@ def test_a_policy_may_have_a_lost_task_begun_again(make: Any, loop: str, tmp_pat
     path.unlink()
 
 
+@LOOPS
+def test_a_refused_task_is_accepted_first(make: Any, loop: str) -> None:
+    """So that its message is acknowledged: it would be delivered again and again."""
+    options = {"lost_worker_policy": Quarantine(after=1)}
+    rig = make(loop, conf={"worker_pool_options": options})
+    for _ in range(2):
+        told = rig.end(rig.apply(os.abort)[0])
+        assert told.kinds == ["accept", "error"]
+        assert type(told.raised) is WorkerLostError
+    assert rig.pool.info["poolwatch"]["losses"] == {"SIGABRT": 1, "refused": 1}
+
+
 # -- the hub ----------------------------------------------------------------------------------
 
 
@@ -409,6 +421,36 @@ def test_what_a_callback_raises_is_logged(make: Any, caplog: Any) -> None:
         rig.end(last)
     rig.hub._loop = None
     assert rig.end(last).kinds == ["accept", "success"]
+
+
+def test_a_task_ends_although_its_acceptance_raised(make: Any) -> None:
+    """What is propagated ends the loop; the unit of the semaphore is given back all the same."""
+    rig = make("event")
+    rig.pool.callbacks_propagate = (ConnectionError,)
+
+    def lose_connection(pid: int) -> None:
+        raise ConnectionError("lost")
+
+    told: list[Told] = []
+
+    def hand_over() -> None:
+        told.append(Told())
+        told[-1].on_accept = lose_connection
+        rig.pool.apply_async(
+            work.square, (3,), accept_callback=told[-1].accept, callback=told[-1].success
+        )
+
+    for _ in range(3):
+        rig.semaphore.acquire(hand_over)
+    raised = 0
+    while len(told) < 3 or not told[-1].over:
+        try:
+            rig.run_until(lambda: len(told) == 3 and told[-1].over)
+        except ConnectionError:
+            raised += 1
+            rig.hub._loop = None
+    assert raised == 3
+    assert rig.semaphore.value == 1
 
 
 def test_units_of_the_semaphore_come_back(make: Any, stage: Stage) -> None:

@@ -138,8 +138,10 @@ class TaskHandle:
         """The task could not be handed to the pool at all."""
         if self.ended:
             return
-        self._make_up_for_acceptance(os.getpid(), 0.0)
-        self._end(lambda: self._failed(error))
+        try:
+            self._make_up_for_acceptance(os.getpid(), 0.0)
+        finally:
+            self._end(lambda: self._failed(error))
 
     def settle(self, job: Job) -> None:
         """The job has ended; may be told twice."""
@@ -149,14 +151,19 @@ class TaskHandle:
         if not succeeded and self._is_to_be_dropped(job, value):
             self._end(lambda: None)
             return
-        if succeeded or _has_begun(job):
-            record = getattr(value, "postmortem", None) if not succeeded else None
-            run_time = getattr(record, "run_time", None) or (job.wall or 0) / 1e9
-            self._make_up_for_acceptance(_pid_of(job, record), run_time)
-        if succeeded:
-            self._end(lambda: self._call("success", self._callback, value))
-        else:
-            self._end(lambda: self._failed(value))
+        try:
+            if succeeded or _has_begun(job):
+                record = getattr(value, "postmortem", None) if not succeeded else None
+                run_time = getattr(record, "run_time", None) or (job.wall or 0) / 1e9
+                self._make_up_for_acceptance(_pid_of(job, record), run_time)
+            elif self.pid is None and not isinstance(value, exceptions.Terminated):
+                # Refused, say. Celery acknowledges most messages when they are accepted only.
+                self._make_up_for_acceptance(os.getpid(), 0.0)
+        finally:
+            if succeeded:
+                self._end(lambda: self._call("success", self._callback, value))
+            else:
+                self._end(lambda: self._failed(value))
 
     def _is_to_be_dropped(self, job: Job, error: BaseException) -> bool:
         """True where nobody is to hear of it: the broker will deliver the message again.
