@@ -13,7 +13,7 @@ from celery.platforms import EX_FAILURE
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 
-from poolwatch import checks, config
+from poolwatch import config
 from poolwatch.exceptions import PoolBroken, TimeoutError
 from poolwatch.integrations.celery import child
 from poolwatch.integrations.celery.account import Account
@@ -28,6 +28,7 @@ from poolwatch.integrations.celery.options import (
     sensible_soft,
     starts_fresh,
 )
+from poolwatch.integrations.celery.sizing import Sizing
 from poolwatch.integrations.celery.slots import Slots
 from poolwatch.job import Job, JobOptions, JobState
 from poolwatch.pool import Pool
@@ -47,7 +48,7 @@ class _Pool(Pool):
         super().__init__(**options)
 
 
-class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
+class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
     """A Celery worker's pool of processes, made of a ``poolwatch.Pool``.
 
     Chosen by ``CELERY_CUSTOM_WORKER_POOL=poolwatch.integrations.celery:TaskPool`` and
@@ -293,66 +294,6 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             if job is not None and job.state is JobState.CANCELLED:
                 handle.settle(job)
         self._slots.recount(len(self._handles))
-
-    # -- how many processes ----------------------------------------------------------------------
-
-    @property
-    def num_processes(self) -> int:
-        """How many processes there are to be; autoscale and the prefetch count go by it."""
-        return self._target
-
-    def grow(self, n: int = 1) -> None:
-        """Have ``n`` processes more.
-
-        Raises:
-            TypeError: not a whole number.
-            ValueError: less than 1.
-        """
-        self._resize(self._target + checks.whole("n", n))
-        self._slots.grow(n)
-
-    def shrink(self, n: int = 1) -> None:
-        """Have ``n`` processes fewer; those that run a task end it first.
-
-        At 0 one process is kept, but no task is handed over before the pool grows.
-
-        Raises:
-            TypeError: not a whole number.
-            ValueError: less than 1, or more than there are.
-        """
-        count = checks.whole("n", n)
-        if count > self._target:
-            raise ValueError(f"n must not be more than the number of processes ({self._target})")
-        self._resize(self._target - count)
-        self._slots.shrink(count)
-        if not self._target and self._mailbox is not None:
-            logger.warning("The pool has been shrunk to nothing: no task runs before it grows.")
-
-    def _resize(self, target: int) -> None:
-        more = max(1, target) - max(1, self._target)
-        if self._pool is not None:
-            if more > 0:
-                self._pool.grow(more)
-            elif more < 0:
-                self._pool.shrink(-more)
-        self._target = target
-
-    def maintain_pool(self, *args: Any, **kwargs: Any) -> None:
-        """Have the pool look whether processes are missing; it does so by itself."""
-        if self._pool is not None:
-            self._pool.maintain_pool()
-
-    def restart(self) -> None:
-        """Replace all processes, the idle ones too, by ones made from the program as it is now.
-
-        Returns at once; running tasks end in the old processes.
-
-        Raises:
-            PoolBroken, OSError: as ``Pool.restart``.
-        """
-        if self._pool is not None:
-            child.before_fork(type(self))
-            self._pool.restart()
 
     # -- the end ---------------------------------------------------------------------------------
 
