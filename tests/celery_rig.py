@@ -334,6 +334,11 @@ class Worker:
         self.family()
         self.process.send_signal(signum)
 
+    def signal_group(self, signum: int) -> None:
+        """Send a signal to all its processes, as a terminal or a service manager does."""
+        self.family()
+        os.killpg(self.process.pid, signum)
+
     def wait(self, timeout: float = DEADLINE) -> int:
         """Its exit status, once it has ended and left nothing behind."""
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery_rig import (
+    TASK_POOL,
     Broker,
     Client,
     FileBroker,
@@ -84,9 +85,9 @@ def test_recycling_under_load_is_never_a_loss(server: Redis, directory: Path) ->
     with serving(directory, fresh(server), *bounds, worker_pool_options=options) as served:
         worker, client = served
         assert client.result(client.send("about_me"))["name"].startswith("crawl-")
-        calls = client.send_many("pid", [()] * 150)
-        grown = client.send_many("grab", [(40,)] * 30)
-        calls += client.send_many("pid", [()] * 150)
+        calls = client.send_many("pid", [()] * 60)
+        grown = client.send_many("grab", [(40,)] * 20)
+        calls += client.send_many("pid", [()] * 60)
         pids = [meta["result"] for meta in client.metas([*calls, *grown], 40)]
         assert all(isinstance(pid, int) for pid in pids)
         assert max(pids.count(pid) for pid in set(pids)) <= 7
@@ -121,8 +122,18 @@ def test_autoscale(server: Redis, directory: Path, stage: Stage, bounds: str) ->
 
 
 def test_fresh_processes(server: Redis, directory: Path) -> None:
-    """With worker_pool_start_method = "spawn" they are no forks; deaths are told all the same."""
-    with serving(directory, fresh(server), worker_pool_start_method="spawn") as (worker, client):
+    """With worker_pool_start_method = "spawn" they are no forks; deaths are told all the same.
+
+    The pool is chosen by its setting here, which goes before the default of ``-P``.
+    """
+    with serving(
+        directory,
+        fresh(server),
+        pool="prefork",
+        worker_pool=TASK_POOL,
+        worker_pool_start_method="spawn",
+    ) as (worker, client):
+        assert client.pool()["implementation"] == TASK_POOL
         assert client.result(client.send("add", 1, 2)) == 3
         assert client.meta(client.send("abort"))["result"]["exc_type"] == "WorkerLostError"
         assert client.result(client.send("add", 3, 4)) == 7
@@ -170,7 +181,7 @@ def test_warm_shutdown_finishes(server: Redis, directory: Path, stage: Stage, lo
         early = client.send("ring_and_wait", stage.bell, stage.gate)
         late = client.send("ring_and_wait_late", stage.bell, stage.gate)
         stage.heard_pids(2)
-        worker.signal(signal.SIGTERM)
+        worker.signal_group(signal.SIGTERM)
         eventually(lambda: "Warm shutdown" in worker.log)
         stage.let_go(2)
         assert {meta["status"] for meta in client.metas([early, late])} == {"SUCCESS"}
@@ -191,7 +202,7 @@ def test_cold_shutdown_is_quick(server: Redis, directory: Path, stage: Stage, lo
         stage.heard_pids(2)
         eventually(lambda: f"{late}] received" in worker.log)
         began = time.monotonic()
-        worker.signal(signal.SIGQUIT)
+        worker.signal_group(signal.SIGQUIT)
         worker.wait()
         assert time.monotonic() - began < 8
     if loop == "event":  # the filesystem transport forgets what it has delivered

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import faults
@@ -27,7 +28,7 @@ from helpers import DEADLINE, Stage, bounded, eventually
 from kombu.asynchronous import Hub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
-from poolwatch import exceptions
+from poolwatch import Quarantine, RetryLost, exceptions
 from poolwatch.integrations.celery import TaskPool
 from poolwatch.integrations.celery.errors import cause_of, signal_number, translated
 from poolwatch.integrations.celery.mailbox import Mailbox
@@ -230,6 +231,27 @@ def test_the_handle_is_weak_and_kept(make: Any, loop: str, stage: Stage) -> None
 
 
 @LOOPS
+def test_a_task_that_has_ended_leaves_no_garbage(make: Any, loop: str) -> None:
+    """Nothing of it waits for the collector."""
+    rig = make(loop)
+    rig.end(rig.apply(work.square, 1)[0])
+    gc.collect()
+    gc.disable()
+    try:
+        weak = []
+        for target, argument in ((work.square, 2), (work.fail, "mine"), (faults.exit_at_once, 3)):
+            told, handle = rig.apply(target, argument)
+            weak.append(weakref.ref(handle))
+            del handle
+            rig.end(told)
+            del told
+        rig.end(rig.apply(work.square, 3)[0])
+        eventually(lambda: [one() for one in weak] == [None] * 3)
+    finally:
+        gc.enable()
+
+
+@LOOPS
 def test_a_task_can_be_ended_when_it_is_accepted(make: Any, loop: str, stage: Stage) -> None:
     """Its callback calls back into the pool: a task that was revoked before it began."""
     rig = make(loop)
@@ -321,8 +343,35 @@ def test_wrong_limits_fail_the_task_only(make: Any, loop: str) -> None:
     rig = make(loop)
     told = rig.end(rig.apply(work.square, 1, timeout="soon")[0])
     assert type(told.raised) is TypeError
+    told = rig.end(rig.apply(work.square, 1, timeout=3, soft_timeout="soon")[0])
+    assert type(told.raised) is TypeError
     told = rig.end(rig.apply(work.square, 1, timeout=-1)[0])
     assert type(told.raised) is ValueError
+
+
+@LOOPS
+def test_a_policy_may_have_a_lost_task_begun_again(make: Any, loop: str, tmp_path: Path) -> None:
+    """Celery is told of the second process too."""
+    rig = make(loop, conf={"worker_pool_options": {"lost_worker_policy": RetryLost(2)}})
+    path = tmp_path / "begun"
+    told = rig.end(rig.apply(faults.die_until, str(path), 1)[0])
+    assert told.kinds == ["accept", "accept", "success"]
+    first, second = (call[1] for call in told.calls[:2])
+    assert first != second
+    assert rig.pool.terminate_job(second) is False
+    path.unlink()
+
+
+@LOOPS
+def test_a_refused_task_is_accepted_first(make: Any, loop: str) -> None:
+    """So that its message is acknowledged: it would be delivered again and again."""
+    options = {"lost_worker_policy": Quarantine(after=1)}
+    rig = make(loop, conf={"worker_pool_options": options})
+    for _ in range(2):
+        told = rig.end(rig.apply(os.abort)[0])
+        assert told.kinds == ["accept", "error"]
+        assert type(told.raised) is WorkerLostError
+    assert rig.pool.info["poolwatch"]["losses"] == {"SIGABRT": 1, "refused": 1}
 
 
 # -- the hub ----------------------------------------------------------------------------------
@@ -372,6 +421,36 @@ def test_what_a_callback_raises_is_logged(make: Any, caplog: Any) -> None:
         rig.end(last)
     rig.hub._loop = None
     assert rig.end(last).kinds == ["accept", "success"]
+
+
+def test_a_task_ends_although_its_acceptance_raised(make: Any) -> None:
+    """What is propagated ends the loop; the unit of the semaphore is given back all the same."""
+    rig = make("event")
+    rig.pool.callbacks_propagate = (ConnectionError,)
+
+    def lose_connection(pid: int) -> None:
+        raise ConnectionError("lost")
+
+    told: list[Told] = []
+
+    def hand_over() -> None:
+        told.append(Told())
+        told[-1].on_accept = lose_connection
+        rig.pool.apply_async(
+            work.square, (3,), accept_callback=told[-1].accept, callback=told[-1].success
+        )
+
+    for _ in range(3):
+        rig.semaphore.acquire(hand_over)
+    raised = 0
+    while len(told) < 3 or not told[-1].over:
+        try:
+            rig.run_until(lambda: len(told) == 3 and told[-1].over)
+        except ConnectionError:
+            raised += 1
+            rig.hub._loop = None
+    assert raised == 3
+    assert rig.semaphore.value == 1
 
 
 def test_units_of_the_semaphore_come_back(make: Any, stage: Stage) -> None:

@@ -262,8 +262,10 @@ def test_a_killed_process_costs_its_own_task_only(client: Client, stage: Stage) 
     assert_full_strength(client, stage)
 
 
-def test_tasks_may_have_children(client: Client) -> None:
-    assert client.result(client.send("child_of_task")) == 0
+@pytest.mark.parametrize("kind", ["subprocess", "multiprocessing", "billiard"])
+def test_tasks_may_have_children(client: Client, kind: str) -> None:
+    """Prefork's may not, with multiprocessing."""
+    assert client.result(client.send("child_of_task", kind)) == 0
 
 
 def test_a_process_is_known_to_billiard(client: Client) -> None:

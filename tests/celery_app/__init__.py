@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -168,9 +169,14 @@ def grab(megabytes: int) -> int:
 
 
 @app.task
-def child_of_task() -> int:
+def child_of_task(kind: str) -> int | None:
     """A task may start processes of its own."""
-    return subprocess.run([sys.executable, "-c", "print(1)"], check=True).returncode
+    if kind == "subprocess":
+        return subprocess.run([sys.executable, "-c", "print(1)"], check=True).returncode
+    process = importlib.import_module(kind).Process(target=os.getpid)
+    process.start()
+    process.join()
+    return int(process.exitcode)
 
 
 @app.task

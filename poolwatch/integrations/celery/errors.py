@@ -86,6 +86,9 @@ def info_of(error: BaseException) -> ExceptionInfo:
         raise error from cause
     except BaseException:  # noqa: BLE001  (it is ours, raised to get a traceback)
         return ExceptionInfo()
+    finally:
+        # The record has a copy. This one would keep our callers alive, and the error with them.
+        error.__traceback__ = None
 
 
 def signal_number(value: object) -> int:

@@ -32,7 +32,7 @@ class TaskHandle:
         name: the task's name and id.
         pid: process id of the worker that has accepted the task, once that is known.
         ended: Celery has been told how it ended.
-        job: the pool's own record, once it is there.
+        job: the pool's own record, from when it is there until it has ended.
     """
 
     __slots__ = (
@@ -91,9 +91,11 @@ class TaskHandle:
         """
         number = signal_number(signum)
         job = self.job
+        if self.ended:
+            return False
         if job is None:
             self._ordered = number
-            return not self.ended
+            return True
         return self._pool.stop_job(job, number)
 
     def ready(self) -> bool:
@@ -102,11 +104,13 @@ class TaskHandle:
 
     @property
     def result(self) -> ApplyResult[Any] | None:
-        """The pool's own handle."""
+        """The pool's own handle; None before there is a job, and after its end."""
         return None if self.job is None else self._pool.result_of(self.job)
 
     def submitted(self, job: Job) -> None:
-        """There is a job now; somebody may have asked for its end already."""
+        """There is a job now. It may have ended, or somebody may have asked for that, already."""
+        if self.ended:
+            return
         self.job = job
         if self._ordered is not None:
             self._pool.stop_job(job, self._ordered)
@@ -122,8 +126,8 @@ class TaskHandle:
         """
         if self.ended:
             return
+        self._pool.note_process(self, pid)
         self.pid = pid
-        self._pool.note_accepted(self)
         self._call("accept", self._accept_callback, pid, when)
 
     def soft_limit_hit(self) -> None:
@@ -135,25 +139,32 @@ class TaskHandle:
         """The task could not be handed to the pool at all."""
         if self.ended:
             return
-        self._make_up_for_acceptance(os.getpid(), 0.0)
-        self._end(lambda: self._failed(error))
+        try:
+            self._make_up_for_acceptance(os.getpid(), 0.0)
+        finally:
+            self._end(lambda: self._failed(error))
 
     def settle(self, job: Job) -> None:
         """The job has ended; may be told twice."""
         if self.ended:
             return
         succeeded, value = job.result()
-        if succeeded:
-            self._make_up_for_acceptance(_pid_of(job, None), (job.wall or 0) / 1e9)
-            self._end(lambda: self._call("success", self._callback, value))
-        elif self._is_to_be_dropped(job, value):
+        if not succeeded and self._is_to_be_dropped(job, value):
             self._end(lambda: None)
-        else:
-            if self.pid is None and _has_begun(job):
-                record = getattr(value, "postmortem", None)
+            return
+        try:
+            if succeeded or _has_begun(job):
+                record = getattr(value, "postmortem", None) if not succeeded else None
                 run_time = getattr(record, "run_time", None) or (job.wall or 0) / 1e9
                 self._make_up_for_acceptance(_pid_of(job, record), run_time)
-            self._end(lambda: self._failed(value))
+            elif self.pid is None and not isinstance(value, exceptions.Terminated):
+                # Refused, say. Celery acknowledges most messages when they are accepted only.
+                self._make_up_for_acceptance(os.getpid(), 0.0)
+        finally:
+            if succeeded:
+                self._end(lambda: self._call("success", self._callback, value))
+            else:
+                self._end(lambda: self._failed(value))
 
     def _is_to_be_dropped(self, job: Job, error: BaseException) -> bool:
         """True where nobody is to hear of it: the broker will deliver the message again.
@@ -165,7 +176,7 @@ class TaskHandle:
         return isinstance(error, exceptions.PoolBroken) and not _has_begun(job) and not self.pid
 
     def _make_up_for_acceptance(self, pid: int, run_time: float) -> None:
-        if self.pid is None:
+        if self.pid != pid:
             self.accept(pid, monotonic() - run_time)
 
     def _end(self, tell: Callable[[], object]) -> None:
@@ -173,6 +184,7 @@ class TaskHandle:
         if self.ended:  # by a signal handler that has interrupted the acceptance
             return
         self.ended = True
+        self.job = None  # which holds this handle: a cycle for each task
         try:
             self._pool.forget(self)
         finally:

@@ -13,7 +13,7 @@ from celery.platforms import EX_FAILURE
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 
-from poolwatch import checks, config
+from poolwatch import config
 from poolwatch.exceptions import PoolBroken, TimeoutError
 from poolwatch.integrations.celery import child
 from poolwatch.integrations.celery.account import Account
@@ -28,6 +28,7 @@ from poolwatch.integrations.celery.options import (
     sensible_soft,
     starts_fresh,
 )
+from poolwatch.integrations.celery.sizing import Sizing
 from poolwatch.integrations.celery.slots import Slots
 from poolwatch.job import Job, JobOptions
 from poolwatch.job_state import JobState
@@ -48,7 +49,7 @@ class _Pool(Pool):
         super().__init__(**options)
 
 
-class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
+class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
     """A Celery worker's pool of processes, made of a ``poolwatch.Pool``.
 
     Chosen by ``CELERY_CUSTOM_WORKER_POOL=poolwatch.integrations.celery:TaskPool`` and
@@ -72,7 +73,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
         super().__init__(*args, **kwargs)
         self._own = own_options(self.app)
         self._pool: Pool | None = None
-        self._target = self.limit or 0 if self.limit is not None else config.usable_cpus()
+        self._target = config.usable_cpus() if self.limit is None else self.limit
         self._handles: set[TaskHandle] = set()
         self._by_pid: dict[int, TaskHandle] = {}  # the task that each process is known to run
         self._slots = Slots(self.options.get("semaphore"))
@@ -95,8 +96,6 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
         if fresh:
             child.mark_as_fresh()
         before_fork = functools.partial(child.before_fork, type(self))
-        if not self.options.get("threads", True):
-            self._mailbox = Mailbox()
         before_fork()
         gc.collect()  # what is garbage now would be copied by each process that collects it
         try:
@@ -110,6 +109,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             )
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"{SETTING}, or a setting of the pool: {error}") from error
+        if not self.options.get("threads", True):
+            self._mailbox = Mailbox()
         self._pool._core.on_broken = lambda error: self._post(lambda: self.give_up(error))
 
     def did_start_ok(self) -> bool:
@@ -167,8 +168,6 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             return None
         args = tuple(args)
         defaults = pool._core.options
-        hard = timeout or defaults.timeout
-        soft = sensible_soft(soft_timeout or defaults.soft_timeout, hard)
         handle = TaskHandle(
             self,
             _name_of(target, args, correlation_id),
@@ -176,8 +175,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             error_callback,
             accept_callback,
             timeout_callback,
-            soft,
-            hard,
+            soft_timeout or defaults.soft_timeout,
+            timeout or defaults.timeout,
             callbacks_propagate,
             correlation_id,
         )
@@ -207,6 +206,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
         core = pool._core
         core.check_open()
         try:
+            handle.soft_limit = sensible_soft(handle.soft_limit, handle.limit)
             soft, hard = config.limits(handle.soft_limit, handle.limit)
             options = JobOptions(
                 accept_callback=lambda pid, when: self._post(lambda: handle.accept(pid, when)),
@@ -243,16 +243,17 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             logger.critical("Pool callback raised exception: %r", error, exc_info=True)
             worker_state.should_stop = getattr(error, "code", None) or EX_FAILURE
 
-    def note_accepted(self, handle: TaskHandle) -> None:
-        """A process is known to run this task now."""
-        if handle.pid is not None:
-            self._by_pid[handle.pid] = handle
+    def note_process(self, handle: TaskHandle, pid: int | None) -> None:
+        """A process is known to run this task now, and the one that it had before does not."""
+        if handle.pid is not None and self._by_pid.get(handle.pid) is handle:
+            del self._by_pid[handle.pid]
+        if pid is not None:
+            self._by_pid[pid] = handle
 
     def forget(self, handle: TaskHandle) -> None:
         """A task has ended: another may be handed over."""
         self._handles.discard(handle)
-        if handle.pid is not None and self._by_pid.get(handle.pid) is handle:
-            del self._by_pid[handle.pid]
+        self.note_process(handle, None)
         self._slots.release()
 
     # -- ending tasks ----------------------------------------------------------------------------
@@ -294,66 +295,6 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types
             if job is not None and job.state is JobState.CANCELLED:
                 handle.settle(job)
         self._slots.recount(len(self._handles))
-
-    # -- how many processes ----------------------------------------------------------------------
-
-    @property
-    def num_processes(self) -> int:
-        """How many processes there are to be; autoscale and the prefetch count go by it."""
-        return self._target
-
-    def grow(self, n: int = 1) -> None:
-        """Have ``n`` processes more.
-
-        Raises:
-            TypeError: not a whole number.
-            ValueError: less than 1.
-        """
-        self._resize(self._target + checks.whole("n", n))
-        self._slots.grow(n)
-
-    def shrink(self, n: int = 1) -> None:
-        """Have ``n`` processes fewer; those that run a task end it first.
-
-        At 0 one process is kept, but no task is handed over before the pool grows.
-
-        Raises:
-            TypeError: not a whole number.
-            ValueError: less than 1, or more than there are.
-        """
-        count = checks.whole("n", n)
-        if count > self._target:
-            raise ValueError(f"n must not be more than the number of processes ({self._target})")
-        self._resize(self._target - count)
-        self._slots.shrink(count)
-        if not self._target and self._mailbox is not None:
-            logger.warning("The pool has been shrunk to nothing: no task runs before it grows.")
-
-    def _resize(self, target: int) -> None:
-        more = max(1, target) - max(1, self._target)
-        if self._pool is not None:
-            if more > 0:
-                self._pool.grow(more)
-            elif more < 0:
-                self._pool.shrink(-more)
-        self._target = target
-
-    def maintain_pool(self, *args: Any, **kwargs: Any) -> None:
-        """Have the pool look whether processes are missing; it does so by itself."""
-        if self._pool is not None:
-            self._pool.maintain_pool()
-
-    def restart(self) -> None:
-        """Replace all processes, the idle ones too, by ones made from the program as it is now.
-
-        Returns at once; running tasks end in the old processes.
-
-        Raises:
-            PoolBroken, OSError: as ``Pool.restart``.
-        """
-        if self._pool is not None:
-            child.before_fork(type(self))
-            self._pool.restart()
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -24,6 +24,11 @@ class Slots:
         self._semaphore = semaphore
         self._surplus = 0  # units that are out although the pool has shrunk
 
+    @property
+    def bounded(self) -> bool:
+        """True where tasks are handed over only while a unit is free."""
+        return self._semaphore is not None
+
     def release(self) -> None:
         """A task has ended. If another waits, it is handed over at once."""
         if self._semaphore is None:
