@@ -13,26 +13,25 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Protocol
 
-from poolwatch.chunks import Part
-from poolwatch.config import PoolOptions, add_settings, job_limits
+from poolwatch.config import PoolOptions
 from poolwatch.crew import decode_cause
 from poolwatch.delivery import Delivery
 from poolwatch.events import Event, PoolBroke
 from poolwatch.evidence.stacks import WorkerStack
 from poolwatch.exceptions import PoolBroken, Terminated
-from poolwatch.job import NO_OPTIONS, Job, JobOptions
+from poolwatch.job import Job
 from poolwatch.job_state import JobState
 from poolwatch.latch import Latch
-from poolwatch.launch.contexts import make_launcher
 from poolwatch.launch.launcher import Launcher
+from poolwatch.launchers import Launchers
 from poolwatch.log_relay import LogRelay
 from poolwatch.loop import Loop
 from poolwatch.results import Access, ApplyResult
 from poolwatch.slots import Slots, is_bounded
-from poolwatch.snapshot import Call, Snapshot
+from poolwatch.snapshot import Snapshot
+from poolwatch.submissions import Submissions
 from poolwatch.supervisor import Supervisor
 from poolwatch.tally import PoolStats
 from poolwatch.transport.settings import TravellingVariable
@@ -41,7 +40,6 @@ from poolwatch.workers import WorkerInfo, WorkerState
 
 logger = logging.getLogger("poolwatch")
 
-_FOREIGN = "this Pool belongs to the parent process; make one of your own"
 _ENDED = "the pool has ended"
 _LATE_SECONDS = 1.0  # what is put in line after the workers were told to leave is ended after that
 _STOP_SECONDS = 1.0  # helpers that do not end by themselves are killed after that
@@ -67,7 +65,7 @@ class Input(Protocol):
         """The pool has ended. The dispatcher's lock is held."""
 
 
-class Core:
+class Core(Submissions):
     """The running pool behind a face."""
 
     def __init__(self, options: PoolOptions, setup: WorkerSetup) -> None:
@@ -88,7 +86,6 @@ class Core:
         self._running = True
         self._job_numbers = itertools.count(1)
         self._inputs: dict[Input, None] = {}  # those that have not ended
-        self._setup = setup
         self._ending: tuple[BaseException, JobState] | None = None  # of jobs, when not drained
         self._slots = Slots(options) if is_bounded(options) else None
         setup.pool = options.name
@@ -97,17 +94,12 @@ class Core:
         if options.relay_logs is not None:
             self._relay = LogRelay(options.name, options.relay_logs, self.deliver)
             setup.relay = self._relay.end
-        self._ended = False  # no further launcher is stopped by whoever ends the pool
-        self._launchers_lock = threading.Lock()
         try:
-            self._launcher: Launcher = make_launcher(options.start_method, setup, options.name)
-            # The newest last; several for a while after a restart.
-            self._launchers = [self._launcher]
+            self._launchers = Launchers(options.start_method, setup, options.name)
             try:
                 self._start()
             except BaseException:
-                self._launcher.stop()
-                self._launcher.wait(_STOP_SECONDS)
+                self._launchers.stop(_STOP_SECONDS)
                 raise
         except BaseException:
             if self._relay is not None:
@@ -123,7 +115,7 @@ class Core:
         self.supervisor = Supervisor(
             options,
             self._loop,
-            self._launcher,
+            self._launchers.first,
             self._delivery,
             self._encoder,
             self._break,
@@ -149,94 +141,7 @@ class Core:
             self._loop.close()
             raise
 
-    # -- jobs ----------------------------------------------------------------------------------
-
-    def check_owner(self) -> None:
-        """Raise RuntimeError in a forked child, which inherited the pool."""
-        if self.foreign:
-            raise RuntimeError(_FOREIGN)
-
-    def check_open(self) -> None:
-        """Raise what a submission must raise, if anything.
-
-        Raises:
-            ValueError: the pool is closed or terminated (as in multiprocessing).
-            PoolBroken: it is broken.
-            RuntimeError: it was inherited by a forked child.
-        """
-        self.check_owner()
-        if self._refusal is not None:
-            raise type(self._refusal)(*self._refusal.args) from self._refusal.__cause__
-
-    def submit(
-        self,
-        name: str,
-        call: Call,
-        options: JobOptions,
-        keepalive: object,
-        wait: bool | None = None,
-        part: Part | None = None,
-    ) -> Job:
-        """Make a job and put it on its way.
-
-        Args:
-            name: of the function.
-            call: the pickled call.
-            options: what the caller asked for.
-            keepalive: must not be collected while the job is unfinished.
-            wait: whether to wait for a slot; without meaning where there is no bound.
-            part: to whom the outcome goes, where that is not the job's handle.
-
-        Raises:
-            ValueError, PoolBroken: as :meth:`check_open`; the pool may have ended meanwhile.
-        """
-        head, payload, by_value = call
-        job = Job(next(self._job_numbers), name, head, payload, options, keepalive)
-        job.by_value = by_value
-        job.chunk = part
-        self.submit_job(job)
-        return job
-
-    def submit_job(self, job: Job) -> None:
-        """Put a job on its way; errors as for :meth:`submit`."""
-        dispatcher = self.dispatcher
-        is_ranked = job.options is not NO_OPTIONS and job.options.priority != 0
-        if is_ranked:
-            dispatcher.ranked = True
-        try:
-            dispatcher.submit(job)
-        except BaseException:
-            # A signal handler raised (Ctrl-C) in the middle of the bookkeeping.
-            self.call_soon(lambda: self.supervisor.repair(job))
-            raise
-        if is_ranked:
-            dispatcher.recalls.urge()
-        if self._refusal is not None or self.foreign:
-            self._withdraw(job)
-
-    def _withdraw(self, job: Job) -> None:
-        """The pool has ended meanwhile: refuse the job, unless it still runs or has ended."""
-        self.check_owner()
-        dispatcher = self.dispatcher
-        with dispatcher.lock:
-            dispatcher.take_arrivals()
-            if dispatcher.accepting or job.state.final or job not in dispatcher.backlog:
-                return
-            dispatcher.backlog.remove(job)
-            dispatcher.unfinished -= 1
-            if not dispatcher.unfinished:
-                self._on_drained()
-        self.check_open()
-
-    def part_job(
-        self, name: str, call: Call, part: Part, options: JobOptions, keepalive: object
-    ) -> Job:
-        """Return the job of a part of a map; arguments as for :meth:`submit`."""
-        head, payload, by_value = call
-        job = Job(next(self._job_numbers), name, head, payload, options, keepalive)
-        job.by_value = by_value
-        job.chunk = part
-        return job
+    # -- what is read while the pool runs ------------------------------------------------------
 
     def add_input(self, source: Input) -> None:
         """Count a pool as not drained until this input has ended.
@@ -253,63 +158,6 @@ class Core:
         self._inputs.pop(source, None)
         if not self.dispatcher.unfinished:
             self._on_drained()
-
-    def plain_options(self) -> JobOptions:
-        """Return the options of a job for which nothing was asked but what holds for the pool."""
-        soft, hard = job_limits(self.options, None, None)
-        if soft is None and hard is None:
-            return NO_OPTIONS
-        return JobOptions(soft_timeout=soft, timeout=hard)
-
-    def with_surroundings(self, options: JobOptions) -> JobOptions:
-        """Return the options with what the job is to find around it, by the caller's context.
-
-        Raises:
-            pickle.PicklingError: the value of a context variable does not pickle.
-        """
-        variables = self.options.contextvars
-        if options is NO_OPTIONS and not variables:
-            return options
-        options = replace(options)
-        add_settings(options, variables)
-        return options
-
-    def failed_job(self, name: str, error: BaseException, options: JobOptions) -> Job:
-        """Return a job that has ended before it began: its call does not pickle."""
-        job = Job(next(self._job_numbers), name, b"", None, options, None)
-        with self.dispatcher.lock:
-            self.dispatcher.unfinished += 1
-            self.supervisor.endings.with_error(job, JobState.FAILED, error)
-        return job
-
-    def unfinished_jobs(self, *owners: object) -> list[Job]:
-        """Return the jobs that go to these owners (see ``chunks.Part``) and have not ended."""
-        wanted = {id(owner) for owner in owners}
-        with self.dispatcher.lock:
-            jobs = self._jobs()
-        return [
-            job
-            for job in jobs
-            if job.chunk is not None and id(job.chunk.owner) in wanted and not job.state.final
-        ]
-
-    def _jobs(self) -> list[Job]:
-        """Return all jobs that may not have ended, in no special order. The lock is held."""
-        dispatcher, supervisor = self.dispatcher, self.supervisor
-        dispatcher.take_arrivals()
-        jobs = [*dispatcher.backlog, *supervisor.aside.jobs]
-        for worker in supervisor.crew.workers.values():
-            jobs.extend(worker.jobs.values())
-        return jobs
-
-    def unfinished(self) -> dict[int, str]:
-        """Return number and name of each job that has not ended; 0 stands for callbacks to come."""
-        with self.dispatcher.lock:
-            return self._unfinished()
-
-    def _unfinished(self) -> dict[int, str]:
-        names = {job.id: job.name for job in self._jobs() if not job.state.final}
-        return {**names, 0: "callbacks"} if self._has_deliveries() else names
 
     def _has_deliveries(self) -> bool:
         return bool(self._settling.pending or self._delivery.pending)
@@ -388,7 +236,7 @@ class Core:
         try:
             if self._relay is not None:
                 self._loop.watch(self._relay, self._relay.on_readable)
-            self._launcher.attach(self.supervisor, self._loop)
+            self._launchers.first.attach(self.supervisor, self._loop)
             self.supervisor.crew.maintain()
             self.supervisor.watch_for_stalls()
             self.hired.set()
@@ -407,7 +255,7 @@ class Core:
         """Nothing of the pool is left when this returns."""
         try:
             self.supervisor.crew.stop_hiring()
-            self._stop_launchers()
+            self._launchers.stop(_STOP_SECONDS)
             with self.dispatcher.lock:
                 self._refusal = self._refusal or ValueError("Pool not running")
                 # A submission that had passed the check may have found a worker idle after the end.
@@ -431,14 +279,6 @@ class Core:
             self.hired.set()
             self._stopped.set()
 
-    def _stop_launchers(self) -> None:
-        with self._launchers_lock:
-            launchers, self._ended = list(self._launchers), True
-        for launcher in launchers:
-            launcher.stop()
-        for launcher in launchers:
-            launcher.wait(_STOP_SECONDS)
-
     def restart(self) -> None:
         """Replace all workers by ones that are made from the present program. Any thread.
 
@@ -449,21 +289,15 @@ class Core:
         self.check_open()
         # Before the fork: what is defined in between is then sent by value, and not found outdated.
         snapshot = Snapshot()
-        launcher = make_launcher(self.options.start_method, self._setup, self.options.name)
-        with self._launchers_lock:
-            ended = self._ended
-            if not ended:
-                self._launchers = [*self._present_launchers(), launcher]
-                # Jobs may meet workers of both kinds.
-                self.snapshot = self.snapshot.common(snapshot)
-        if ended:
-            launcher.stop()
-            launcher.wait(_STOP_SECONDS)
+        launcher = self._launchers.add(lambda: self._share(snapshot))
+        if launcher is None:
             self.check_open()
+            return
         self.call_soon(lambda: self._restart(launcher, snapshot))
 
-    def _present_launchers(self) -> list[Launcher]:
-        return [launcher for launcher in self._launchers if not launcher.is_gone()]
+    def _share(self, snapshot: Snapshot) -> None:
+        """Jobs may meet workers of both kinds."""
+        self.snapshot = self.snapshot.common(snapshot)
 
     def _restart(self, launcher: Launcher, snapshot: Snapshot) -> None:
         launcher.attach(self.supervisor, self._loop)
@@ -644,7 +478,7 @@ class Core:
         """In a forked child: let go of descriptors, touch nothing else."""
         self.foreign = self.supervisor.orders.foreign = self.supervisor.assist.foreign = True
         closers: list[Callable[[], object]] = [self._loop.abandon]
-        closers += [launcher.close for launcher in self._launchers]
+        closers += self._launchers.closers()
         if self._relay is not None:
             closers.append(self._relay.abandon)
         if self.supervisor.errors is not None:

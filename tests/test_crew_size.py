@@ -54,7 +54,7 @@ def test_zygote_that_hangs_is_replaced_for_a_worker_that_is_not_wanted_any_more(
     pool = make_pool(1, boot_timeout=0.5)
     pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate))
     stage.heard()
-    zygote = pool._core._launcher.helper_pids()[-1]
+    zygote = pool._core._launchers.first.helper_pids()[-1]
     with ProcessWatch([zygote]) as watch:
         os.kill(zygote, signal.SIGSTOP)
         pool.grow()

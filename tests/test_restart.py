@@ -33,10 +33,10 @@ def test_there_is_always_a_worker(make_pool: Any) -> None:
     pool = make_pool(2)
     renewed(pool, [], 2)
     before = worker_pids(pool)
-    launcher = pool._core._launchers[-1]
+    launcher = pool._core._launchers._all[-1]
     pool.restart()
-    zygote = pool._core._launchers[-1].helper_pids()[-1]
-    assert pool._core._launchers[-1] is not launcher
+    zygote = pool._core._launchers._all[-1].helper_pids()[-1]
+    assert pool._core._launchers._all[-1] is not launcher
     os.kill(zygote, signal.SIGSTOP)  # no new worker can be made
     try:
         for n in range(50):
@@ -60,7 +60,7 @@ def test_restarts_in_quick_succession(make_pool: Any, stage: Stage) -> None:
     stage.let_go()
     assert job.get(DEADLINE) == busy
     renewed(pool, before, 2)
-    eventually(lambda: sum(not other.is_gone() for other in pool._core._launchers) == 1)
+    eventually(lambda: sum(not other.is_gone() for other in pool._core._launchers._all) == 1)
 
 
 @pytest.mark.every_start_method("spawn", "forkserver")

@@ -256,7 +256,7 @@ def test_restart_replaces_every_worker(make_pool: Any, stage: Stage) -> None:
     job = pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate))
     busy = int(stage.heard())
     before = set(worker_pids(pool))
-    helpers = set(pool._core._launcher.helper_pids())
+    helpers = set(pool._core._launchers.first.helper_pids())
     pool.restart()
     assert bounded(lambda: pool.apply(work.square, (3,))) == 9
     eventually(lambda: set(worker_pids(pool)) & before == {busy})
