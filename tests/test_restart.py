@@ -11,7 +11,7 @@ import pytest
 import work
 from helpers import DEADLINE, Stage, bounded, eventually, run_script, worker_pids
 
-from poolwatch import WorkerLostError, core
+from poolwatch import WorkerLostError, launchers
 from poolwatch.exceptions import PoolBroken
 
 pytestmark = pytest.mark.timeout(40)
@@ -104,7 +104,7 @@ def test_restart_that_fails_changes_nothing(
     def refuse(*args: object) -> None:
         raise BlockingIOError("no process")
 
-    monkeypatch.setattr(core, "make_launcher", refuse)
+    monkeypatch.setattr(launchers, "make_launcher", refuse)
     with pytest.raises(BlockingIOError):
         pool.restart()
     assert pool.apply(work.square, (3,)) == 9
@@ -116,14 +116,14 @@ def test_pool_that_ends_while_new_helpers_are_made(
 ) -> None:
     """They end as well, and restart() says what a closed pool says."""
     pool = make_pool(1)
-    make_launcher = core.make_launcher
+    make_launcher = launchers.make_launcher
 
     def slowly(*args: Any) -> Any:
         launcher = make_launcher(*args)
         pool.terminate()  # by another thread, as it were
         return launcher
 
-    monkeypatch.setattr(core, "make_launcher", slowly)
+    monkeypatch.setattr(launchers, "make_launcher", slowly)
     with pytest.raises(ValueError, match="not running"):
         pool.restart()
 
