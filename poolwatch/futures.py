@@ -60,6 +60,10 @@ class Future(concurrent.futures.Future[T]):
             not self.done() and job is not None and self._settler.state_of(job) is JobState.RUNNING
         )
 
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        return text.replace("state=pending", "state=running", 1) if self.running() else text
+
     def cancel(self) -> bool:
         """Take the job back, if it has not begun; return whether it is cancelled.
 

@@ -73,6 +73,20 @@ def test_exception_is_the_jobs_own_with_the_workers_traceback(make_executor: Any
     assert "in fail" in str(error.__cause__)
 
 
+def test_repr_tells_where_a_future_is(make_executor: Any, stage: Stage) -> None:
+    """As the standard library's, and the truth of one that runs."""
+    executor = make_executor(1)
+    runs = executor.submit(work.ring_and_wait, stage.bell, stage.gate)
+    waits = executor.submit(work.square, 3)
+    stage.heard()
+    assert "Future at 0x" in repr(runs)
+    assert "state=running" in repr(runs)
+    assert "state=pending" in repr(waits)
+    stage.let_go()
+    assert waits.result(DEADLINE) == 9
+    assert "state=finished returned int" in repr(runs)
+
+
 def test_as_completed_and_wait_of_the_standard_library(make_executor: Any, stage: Stage) -> None:
     """They see futures end in any order."""
     executor = make_executor()
