@@ -38,14 +38,10 @@ _reducers = ChainMap(ForkingPickler._extra_reducers, copyreg.dispatch_table)  # 
 _by_value_lock = threading.Lock()  # cloudpickle's list of modules to send by value is global
 
 
-class _Reusable(threading.local):
-    """One pickler a thread; making one costs as much as pickling a small call."""
+class _Reusable:
+    """A pickler and what it writes to; making one costs as much as pickling a small call."""
 
     def __init__(self) -> None:
-        self.busy = False
-        self.renew()
-
-    def renew(self) -> None:
         self.buffers: list[pickle.PickleBuffer] = []
         self.file = io.BytesIO()
         self.pickler = pickle.Pickler(self.file, PROTOCOL, buffer_callback=self._keep)
@@ -55,7 +51,13 @@ class _Reusable(threading.local):
         return _keep_out_of_band(buffer, self.buffers)
 
 
-_reusable = _Reusable()
+class _Spare(threading.local):
+    """One for each thread, as long as it is not in use."""
+
+    reusable: _Reusable | None = None
+
+
+_spare = _Spare()
 PICKLED_NONE = pickle.dumps(None, PROTOCOL)
 
 
@@ -92,27 +94,22 @@ def encode(obj: object) -> Payload:
 
 
 def _encode_by_reference(obj: object) -> Payload:
-    own = _reusable
-    if own.busy:  # a __reduce__ that submits a job of its own
-        return _pack(pickle.dumps(obj, PROTOCOL), [])
-    own.busy = True
+    # Taken away while it is in use: a __reduce__ may submit a job of its own, and one that was left
+    # in the middle, by an error or a signal handler that raised, is not fit for use any more.
+    own = _spare.reusable
+    _spare.reusable = None
+    if own is None:
+        own = _Reusable()
     file = own.file
-    try:
-        own.pickler.dump(obj)
-        data = file.getvalue()
-        buffers = own.buffers
-        if buffers or len(data) > _KEEP_BUFFER:
-            own.renew()
-            return _pack(data, buffers)
-        # The memo would keep the caller's objects alive until the next call.
-        own.pickler.clear_memo()
-        file.seek(0)
-        file.truncate()
-    except BaseException:
-        own.renew()
-        raise
-    finally:
-        own.busy = False
+    own.pickler.dump(obj)
+    data = file.getvalue()
+    if own.buffers or len(data) > _KEEP_BUFFER:
+        return _pack(data, own.buffers)
+    # The memo would keep the caller's objects alive until the next call.
+    own.pickler.clear_memo()
+    file.seek(0)
+    file.truncate()
+    _spare.reusable = own
     return data if len(data) < bulk.THRESHOLD else _pack(data, [])
 
 
