@@ -638,6 +638,7 @@ class Interrupting:
 
     def __init__(self) -> None:
         self.raised = 0
+        self._over = False
 
     def __enter__(self) -> Interrupting:
         self._before = signal.signal(signal.SIGALRM, self._raise)
@@ -645,6 +646,7 @@ class Interrupting:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._over = True  # first, or the handler sets it again
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._before)
 
@@ -652,6 +654,8 @@ class Interrupting:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.002))
 
     def _raise(self, signum: int, frame: FrameType | None) -> None:
+        if self._over:
+            return
         self.again()
         if frame is None or PACKAGE not in frame.f_code.co_filename:
             return  # perhaps in a callback of the garbage collector, where it would be printed

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import socket
 from collections.abc import Iterator
+from typing import NoReturn
 
+import interruptions
 import numpy
 import pytest
 
@@ -160,3 +164,32 @@ def test_pickler_keeps_nothing_of_what_it_pickled() -> None:
     del thing
     gc.collect()
     assert gone() is None
+
+
+class _Refuses:
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("not this one")
+
+
+@pytest.mark.parametrize("value", [[1, "a"], _Refuses(), bytearray(2_000_000)])
+def test_interrupted_pickling_spoils_no_later_one(
+    monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
+    """Wherever Ctrl-C strikes, also while an error is dealt with, the next pickle is whole."""
+
+    def encode() -> None:
+        with contextlib.suppress(TypeError):
+            codec.encode(value)
+
+    def strike() -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interruptions, "_FILES", {codec.__file__})
+    encode()  # what is imported and made at first is there
+    with interruptions.Interrupter() as counting:
+        encode()
+    assert len(counting.passed) > 5
+    for place in counting.passed:
+        with contextlib.suppress(KeyboardInterrupt), interruptions.Interrupter(strike, place):
+            encode()
+        assert pickle.loads(codec.encode([2, "b"])) == [2, "b"], place

@@ -44,14 +44,10 @@ _by_value_lock = threading.RLock()
 _BufferCallback = Callable[[pickle.PickleBuffer], object]
 
 
-class _Reusable(threading.local):
-    """One pickler a thread; making one costs as much as pickling a small call."""
+class _Reusable:
+    """A pickler and what it writes to; making one costs as much as pickling a small call."""
 
     def __init__(self) -> None:
-        self.busy = False
-        self.renew()
-
-    def renew(self) -> None:
         self.buffers: list[pickle.PickleBuffer] = []
         self.file = io.BytesIO()
         self.pickler = pickle.Pickler(self.file, PROTOCOL, buffer_callback=self._keep)
@@ -61,6 +57,12 @@ class _Reusable(threading.local):
         return _keep_out_of_band(buffer, self.buffers)
 
 
+class _Spare(threading.local):
+    """One for each thread, as long as it is not in use."""
+
+    reusable: _Reusable | None = None
+
+
 def _forget_locks() -> None:
     """In a forked child: another thread of the parent may have held the lock at that moment."""
     global _by_value_lock
@@ -68,7 +70,7 @@ def _forget_locks() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_locks)
-_reusable = _Reusable()
+_spare = _Spare()
 PICKLED_NONE = pickle.dumps(None, PROTOCOL)
 
 
@@ -105,27 +107,22 @@ def encode(obj: object) -> Payload:
 
 
 def _encode_by_reference(obj: object) -> Payload:
-    own = _reusable
-    if own.busy:  # a __reduce__ that submits a job of its own
-        return _pack(dumps(obj), [])
-    own.busy = True
+    # Taken away while it is in use: a __reduce__ may submit a job of its own, and one that was left
+    # in the middle, by an error or a signal handler that raised, is not fit for use any more.
+    own = _spare.reusable
+    _spare.reusable = None
+    if own is None:
+        own = _Reusable()
     file = own.file
-    try:
-        own.pickler.dump(obj)
-        data = file.getvalue()
-        buffers = own.buffers
-        if buffers or len(data) > _KEEP_BUFFER:
-            own.renew()
-            return _pack(data, buffers)
-        # The memo would keep the caller's objects alive until the next call.
-        own.pickler.clear_memo()
-        file.seek(0)
-        file.truncate()
-    except BaseException:
-        own.renew()
-        raise
-    finally:
-        own.busy = False
+    own.pickler.dump(obj)
+    data = file.getvalue()
+    if own.buffers or len(data) > _KEEP_BUFFER:
+        return _pack(data, own.buffers)
+    # The memo would keep the caller's objects alive until the next call.
+    own.pickler.clear_memo()
+    file.seek(0)
+    file.truncate()
+    _spare.reusable = own
     return data if len(data) < bulk.THRESHOLD else _pack(data, [])
 
 
