@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from celery_rig import Client, FileBroker, Worker, client_of, running_worker
-from helpers import Stage, eventually
+from helpers import Stage, assert_gone, eventually
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -85,11 +85,14 @@ def test_a_lost_task_is_delivered_again(client: Client, tmp_path: Path) -> None:
 
 def test_a_running_task_is_revoked(client: Client, stage: Stage) -> None:
     """revoke(terminate=True) ends it; others go on."""
-    first, second = (client.send("ring_and_wait", stage.bell, stage.gate) for _ in range(2))
-    stage.heard_pids(2)
+    first = client.send("ring_and_wait", stage.bell, stage.gate)
+    pid = int(stage.heard())
+    second = client.send("ring_and_wait", stage.bell, stage.gate)
+    stage.heard()
     client.control.revoke(first, terminate=True)
     client.broker.deliver()
     assert client.meta(first)["status"] == "REVOKED"
+    assert_gone(pid)
     stage.let_go()
     assert client.meta(second)["status"] == "SUCCESS"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from celery_rig import Client, Redis, RedisBroker, Worker, client_of, redis_program, running_worker
-from helpers import Stage, eventually, lines
+from helpers import Stage, assert_gone, eventually, lines
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -146,10 +146,13 @@ def test_a_lost_task_with_late_acknowledgement_is_acknowledged(client: Client) -
 
 def test_a_running_task_is_revoked(client: Client, worker: Worker, stage: Stage) -> None:
     """revoke(terminate=True) ends it at once; others go on."""
-    first, second = (client.send("ring_and_wait", stage.bell, stage.gate) for _ in range(2))
-    stage.heard_pids(2)
+    first = client.send("ring_and_wait", stage.bell, stage.gate)
+    pid = int(stage.heard())
+    second = client.send("ring_and_wait", stage.bell, stage.gate)
+    stage.heard()
     client.control.revoke(first, terminate=True)
     assert client.meta(first)["status"] == "REVOKED"
+    assert_gone(pid)
     stage.let_go()
     assert client.meta(second)["status"] == "SUCCESS"
     assert "WorkerLostError" not in worker.log.partition(first)[2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
-from poolwatch import exceptions
+from poolwatch import config, exceptions
 from poolwatch.integrations.celery.errors import info_of, signal_number, translated
 from poolwatch.job import Job
 from poolwatch.job_state import JobState
@@ -236,3 +236,10 @@ def _pid_of(job: Job, record: Any) -> int:
     if pid is None and job.worker is not None:
         pid = job.worker.pid
     return pid or os.getpid()
+
+
+def name_of(target: Callable[..., Any], args: tuple[Any, ...], task_id: str | None) -> str:
+    """Return what a task is called in errors and events: its own name, not that of its tracer."""
+    if args and task_id is not None and isinstance(args[0], str):
+        return f"{args[0]}[{task_id}]"
+    return config.name_of(target)

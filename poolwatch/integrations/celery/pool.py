@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+from _thread import get_ident
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from poolwatch.integrations.celery import child
 from poolwatch.integrations.celery.account import Account
 from poolwatch.integrations.celery.draining import drain
 from poolwatch.integrations.celery.errors import signal_number
-from poolwatch.integrations.celery.handles import TaskHandle
+from poolwatch.integrations.celery.handles import TaskHandle, name_of
 from poolwatch.integrations.celery.mailbox import Mailbox
 from poolwatch.integrations.celery.options import (
     SETTING,
@@ -80,6 +81,7 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
         self._mailbox: Mailbox | None = None  # None: callbacks may come on any thread
         self.account = Account()
         self._hub: Any = None
+        self._stopping = 0  # the thread that waits for the end
         self._over = False
         self.silent = False  # nobody is to be called back any more
 
@@ -170,7 +172,7 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
         defaults = pool._core.options
         handle = TaskHandle(
             self,
-            _name_of(target, args, correlation_id),
+            name_of(target, args, correlation_id),
             callback,
             error_callback,
             accept_callback,
@@ -209,7 +211,7 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
             handle.soft_limit = sensible_soft(handle.soft_limit, handle.limit)
             soft, hard = config.limits(handle.soft_limit, handle.limit)
             options = JobOptions(
-                accept_callback=lambda pid, when: self._post(lambda: handle.accept(pid, when)),
+                accept_callback=lambda pid, when: self._hand_on(lambda: handle.accept(pid, when)),
                 timeout_callback=lambda soft, timeout: self._limit_hit(handle, soft),
                 soft_timeout=soft,
                 timeout=hard,
@@ -226,7 +228,14 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
 
     def _limit_hit(self, handle: TaskHandle, soft: bool) -> None:
         if soft:  # of the hard one Celery is told once it is certain that it ended the task
-            self._post(handle.soft_limit_hit)
+            self._hand_on(handle.soft_limit_hit)
+
+    def _hand_on(self, call: Callable[[], object]) -> None:
+        """Have Celery called back in the right thread, from the delivery thread, without locks."""
+        if self._mailbox is not None:
+            self._mailbox.post(call)
+        else:
+            self._guarded(call)
 
     def _post(self, call: Callable[[], object]) -> None:
         """Have Celery called back in the right thread. Any thread, with locks held."""
@@ -307,8 +316,9 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
         """Wait until all tasks have ended, and all processes. May be called again, and any time.
 
         A cold shutdown calls it in a signal handler, having terminated what runs; what has not
-        begun is then left to the broker. Where the handler has interrupted the pool's own
-        bookkeeping it cannot wait: the pool is closed, and the worker terminates it next.
+        begun is then left to the broker. Where the handler has interrupted this very method, that
+        goes on waiting afterwards. Where it has interrupted the pool's own bookkeeping it cannot
+        wait either: the pool is closed, and the worker terminates it next.
         """
         pool = self._pool
         if pool is None or self._over:
@@ -318,12 +328,18 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
             return
         if worker_state.should_terminate not in (None, False):
             self.flush()
-        if self._mailbox is None:
-            while not self._is_over(_LONGEST_JOIN):
-                pass
-        else:
-            drain(self._mailbox, self._hub, self._is_over)
-        self._put_away()
+        if self._stopping == get_ident():
+            return
+        self._stopping = get_ident()
+        try:
+            if self._mailbox is None:
+                while not self._is_over(_LONGEST_JOIN):
+                    pass
+            else:
+                drain(self._mailbox, self._hub, self._is_over)
+            self._put_away()
+        finally:
+            self._stopping = 0
 
     def _is_over(self, seconds: float) -> bool:
         """Wait no longer than so many seconds; return whether nothing is left of the pool."""
@@ -389,10 +405,3 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
             }
         )
         return info
-
-
-def _name_of(target: Callable[..., Any], args: tuple[Any, ...], task_id: str | None) -> str:
-    """Return what a task is called in errors and events: its own name, not that of its tracer."""
-    if args and task_id is not None and isinstance(args[0], str):
-        return f"{args[0]}[{task_id}]"
-    return config.name_of(target)
