@@ -79,7 +79,7 @@ def hinting(right: Mapping[str, str]) -> Callable[[F], F]:
 
 
 def note_call(
-    error: BaseException, name: str, args: Iterable[Any], kwds: Mapping[str, Any], place: str = ""
+    error: BaseException, name: str, args: object, kwds: Mapping[str, Any], place: str = ""
 ) -> None:
     """Add to an error of pickling which function's call it was, and which argument is guilty.
 
@@ -90,6 +90,8 @@ def note_call(
         kwds: its keyword arguments.
         place: of a map, which item.
     """
+    if not isinstance(args, (tuple, list)):
+        args = (args,)  # an item of a starmap that is no iterable, which is what the error is about
     named = [*((f"argument {index}", arg) for index, arg in enumerate(args)), *kwds.items()]
     guilty = ""
     if place == "" or len(named) > 1:

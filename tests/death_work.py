@@ -71,7 +71,10 @@ def hold_memory(megabytes: int, bell: str, gate: str) -> int:
 
 
 def hold_memory_in_child(megabytes: int) -> NoReturn:
-    code = f"b = bytearray(b'x' * ({megabytes} * 2**20)); import time; time.sleep(60)"
+    code = (
+        "open('/proc/self/oom_score_adj', 'w').write('1000');"  # rather this than the worker
+        f"b = bytearray(b'x' * ({megabytes} * 2**20)); import time; time.sleep(60)"
+    )
     subprocess.run([sys.executable, "-c", code], check=False)
     raise AssertionError("the child has ended")
 
