@@ -9,7 +9,6 @@ The hard limit kills the worker, see ``strikes``.
 from __future__ import annotations
 
 from poolwatch.bus import Bus
-from poolwatch.crew import Crew
 from poolwatch.dispatcher import Dispatcher
 from poolwatch.events import JobTimedOut
 from poolwatch.exceptions import TimeLimitExceeded
@@ -18,7 +17,7 @@ from poolwatch.job import NO_OPTIONS, Job
 from poolwatch.loop import EventLoop
 from poolwatch.strikes import Strikes
 from poolwatch.timers import Timer
-from poolwatch.transport import frames, kernel, ledger
+from poolwatch.transport import frames, ledger
 from poolwatch.workers import WorkerProcess
 
 _SENDING_SECONDS = 1.0  # a job that is writing its result when its limit passes
@@ -32,14 +31,12 @@ class Limits:
         loop: EventLoop,
         bus: Bus,
         dispatcher: Dispatcher,
-        crew: Crew,
         hooks: Hooks,
         strikes: Strikes,
     ) -> None:
         self._loop = loop
         self._bus = bus
         self._dispatcher = dispatcher
-        self._crew = crew
         self._hooks = hooks
         self._strikes = strikes
         self._timers: dict[Job, list[Timer]] = {}
@@ -100,9 +97,7 @@ class Limits:
             if item == told:  # what it does since then is its own affair
                 self._arm_soft(job, self._loop.time() + limit, told)
                 return
-            worker.fields[ledger.SOFT_ITEM] = item
-            worker.fields[ledger.SOFT_ORDER] = serial
-            self._crew.kill(worker, kernel.SOFT_LIMIT_SIGNAL)
+            self._strikes.interrupt(worker, job, item)
             if job.chunk is not None and job.chunk.flags & frames.CHUNK:
                 self._arm_soft(job, self._loop.time() + limit, item)  # it holds for each item
             self._bus.emit(JobTimedOut(self._bus.pool, job.id, job.name, True, limit))

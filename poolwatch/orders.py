@@ -33,6 +33,7 @@ class Orders:
         end_on_purpose: Callable[[Job, int | None], None],
         expect_death: Callable[[Job], None],
         aside: Aside,
+        interrupt: Callable[[WorkerProcess, Job, int], None],
     ) -> None:
         self.foreign = False  # True in a forked child, which inherited the pool
         self._loop = loop
@@ -42,6 +43,7 @@ class Orders:
         self._end_on_purpose = end_on_purpose
         self._expect_death = expect_death
         self._aside = aside
+        self._interrupt = interrupt
 
     def cancel(self, job: Job) -> bool:
         """End a job, which then reads as cancelled; return False when it has ended already."""
@@ -168,10 +170,10 @@ class Orders:
         worker.ordered = Order(serial, signum)
         if signum == signal.SIGTERM:
             worker.fields[ledger.TERM_ORDER] = serial
-        elif signum == kernel.SOFT_LIMIT_SIGNAL:
-            worker.fields[ledger.SOFT_ITEM] = worker.fields[ledger.ITEM]
-            worker.fields[ledger.SOFT_ORDER] = serial
-        self._crew.kill(worker, signum)
+        if signum == kernel.SOFT_LIMIT_SIGNAL:
+            self._interrupt(worker, job, worker.fields[ledger.ITEM])
+        else:
+            self._crew.kill(worker, signum)
         if grace > 0:
             self._loop.call_later(grace, lambda: self._kill(worker, job, serial))
         else:

@@ -23,6 +23,8 @@ from poolwatch.transport import kernel, ledger
 from poolwatch.workers import Strike, WorkerProcess, WorkerState
 
 _DUMP_SECONDS = 0.05  # a dump that takes longer is taken as it is
+_FIRST_NUDGE = 0.05  # s; each is twice as long after the one before
+_LAST_NUDGE = 2.0
 
 
 class Strikes:
@@ -86,6 +88,35 @@ class Strikes:
         self._crew.kill(worker, kernel.FATAL_STACK_SIGNAL, why=f"killed by this pool: {error}")
         self._loop.call_later(_DUMP_SECONDS, lambda: self._finish_off(worker))
         self._expect_death(job)
+
+    def interrupt(self, worker: WorkerProcess, job: Job, item: int) -> None:
+        """Have the soft limit's error raised in a job.
+
+        Args:
+            worker: the one that runs the job.
+            job: the job.
+            item: of a chunk, the one that it is meant for.
+        """
+        worker.fields[ledger.SOFT_ITEM] = item
+        worker.fields[ledger.SOFT_ORDER] = job.serial
+        self._crew.kill(worker, kernel.SOFT_LIMIT_SIGNAL)
+        self._nudge_later(worker, job, job.serial, _FIRST_NUDGE)
+
+    def _nudge_later(self, worker: WorkerProcess, job: Job, serial: int, pause: float) -> None:
+        self._loop.call_later(pause, lambda: self._nudge(worker, job, serial, 2 * pause))
+
+    def _nudge(self, worker: WorkerProcess, job: Job, serial: int, pause: float) -> None:
+        """Send the signal again, as long as the job has not heard it.
+
+        One that comes between Python's last look for signals and a call that sleeps is seen only
+        when that call ends.
+        """
+        with self._dispatcher.lock:
+            if self.holder(job, serial) is not worker or worker.fields[ledger.SOFT_ORDER] != serial:
+                return
+            self._crew.kill(worker, kernel.SOFT_LIMIT_SIGNAL)
+            if pause < _LAST_NUDGE:
+                self._nudge_later(worker, job, serial, pause)
 
     def _finish_off(self, worker: WorkerProcess) -> None:
         with self._dispatcher.lock:

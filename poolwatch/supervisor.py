@@ -134,7 +134,7 @@ class Supervisor:
         )
         self.stacks = StackDumps(loop, dispatcher, crew)
         strikes = Strikes(loop, dispatcher, crew, self._expect_death)
-        self.limits = Limits(loop, bus, dispatcher, crew, hooks, strikes)
+        self.limits = Limits(loop, bus, dispatcher, hooks, strikes)
         self.memory = MemoryWatch(
             loop, options.name, dispatcher, crew, strikes, delivery, options.memory_limit
         )
@@ -154,7 +154,14 @@ class Supervisor:
         grace = options.terminate_grace
         self.assist = Assist(loop, bus, dispatcher, self.intake, self.repair)
         self.orders = Orders(
-            loop, dispatcher, crew, grace, endings.on_purpose, self._expect_death, self.aside
+            loop,
+            dispatcher,
+            crew,
+            grace,
+            endings.on_purpose,
+            self._expect_death,
+            self.aside,
+            strikes.interrupt,
         )
         self._loop = loop
         self._on_drained = on_drained
