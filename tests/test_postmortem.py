@@ -330,6 +330,8 @@ def test_old_complaints_are_no_reasons(make_pool: Any) -> None:
     """Only what came after the job had begun is looked at for the reason of its crash."""
     pool = make_pool(1, capture_stderr=True)
     pool.apply(death_work.print_to_stderr, ("free(): invalid pointer, or so they say",))
+    (worker,) = pool._core.supervisor.crew.workers.values()
+    eventually(worker.stderr.tail)
     record = record_of(pool, death_work.abort_with)
     assert "free()" not in record.verdict
     assert "free()" in (record.stderr or "")

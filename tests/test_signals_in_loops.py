@@ -23,6 +23,8 @@ PACKAGE = Path(poolwatch.__file__).parent
 
 # With a lock, but in the supervisor's thread or in the child, where no signal handler raises.
 OTHER_THREADS = {
+    "MemoryWatch._judge",
+    "Watchdog._look",
     "Intake.take_rings",
     "Recalls._look_for_the_urgent",
     "Core._end_all",
