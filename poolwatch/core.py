@@ -311,6 +311,10 @@ class Core:
         """Have something called on the delivery thread."""
         self._delivery.put(call)
 
+    def has_deliveries(self) -> bool:
+        """Return True while something that was to be called there is not over."""
+        return self._delivery.pending > 0
+
     def is_delivering(self) -> bool:
         """Return True on the delivery thread: in a callback, hook or listener."""
         return self._delivery.is_current()
