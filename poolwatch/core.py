@@ -178,6 +178,10 @@ class Core(Submissions):
         """Return True on that thread."""
         return self._settling.is_current()
 
+    def has_deliveries(self) -> bool:
+        """Return True while something that was to be called on the delivery thread is not over."""
+        return self._delivery.pending > 0
+
     def is_delivering(self) -> bool:
         """Return True on the delivery thread: in a callback, hook or listener."""
         return self._delivery.is_current()

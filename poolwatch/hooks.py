@@ -18,6 +18,7 @@ from poolwatch.results import ApplyResult
 from poolwatch.transport import codec
 from poolwatch.transport.bulk import Bulk
 from poolwatch.transport.calls import Functions
+from poolwatch.watch import Watch
 from poolwatch.workers import WorkerProcess
 
 
@@ -88,6 +89,8 @@ class Hooks:
         """A job has begun in a worker."""
         if job.options.accept_callback is not None:
             self._put("accept_callback", job, job.options.accept_callback, pid, when)
+        if isinstance(job.chunk, Watch) and job.chunk.accepted is not None:
+            job.chunk.accepted(pid, when)
 
     def limits_on(self, job: Job) -> None:
         """A job that has limits is on its way to a worker."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from poolwatch.chunks import Part
 from poolwatch.job import Job
 from poolwatch.outcome import Outcome
+from poolwatch.transport import frames
 
 
 class Watch:
@@ -21,16 +22,24 @@ class Watch:
         notify: called with the job when it has ended, in whatever thread ended it, with the
             dispatcher's lock held: it must be quick, run nothing of the user's and take no lock
             that is held while the pool is used. It may be called twice for the same end.
+        accepted: called as ``(pid, time)`` when the job has begun, before it ends, in the
+            supervisor's thread; what holds for ``notify`` holds for it. None when nobody asks.
     """
 
-    __slots__ = ("_notify", "owner")
+    __slots__ = ("_notify", "accepted", "flags", "owner")
 
-    flags = 0
     ahead = 1
 
-    def __init__(self, owner: object, notify: Callable[[Job], None]) -> None:
+    def __init__(
+        self,
+        owner: object,
+        notify: Callable[[Job], None],
+        accepted: Callable[[int, float], object] | None = None,
+    ) -> None:
         self.owner = owner
         self._notify = notify
+        self.accepted = accepted
+        self.flags = 0 if accepted is None else frames.WANT_ACCEPT
 
     def call(self) -> None:
         """See ``chunks.Part``: the job's own payload tells the call."""

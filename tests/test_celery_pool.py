@@ -392,7 +392,7 @@ def test_the_hub_may_forget_us(make: Any, stage: Stage) -> None:
     assert rig.end(told).kinds == ["accept", "success"]
 
 
-def test_an_end_may_overtake_the_acceptance(make: Any) -> None:
+def test_an_end_does_not_overtake_the_acceptance(make: Any) -> None:
     """They come in by different ways; Celery is told in order, and once."""
     rig = make("event", limit=2)
     told = [rig.apply(work.square, n)[0] for n in range(300)]

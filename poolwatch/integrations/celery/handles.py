@@ -25,8 +25,8 @@ class TaskHandle:
     """What ``apply_async`` returns to Celery, which keeps it by a weak reference only.
 
     Everything but :meth:`terminate` happens in one thread, see the package's drawing. There the
-    order is: accepted, perhaps soft limit, ended. The end may be told before the acceptance, which
-    takes another way; then the acceptance is made up for first.
+    order is: accepted, perhaps soft limit, ended. Where nobody has told of the acceptance (the
+    process was killed just before it could) it is made up for first.
 
     Attributes:
         name: the task's name and id.

@@ -211,7 +211,6 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
             handle.soft_limit = sensible_soft(handle.soft_limit, handle.limit)
             soft, hard = config.limits(handle.soft_limit, handle.limit)
             options = JobOptions(
-                accept_callback=lambda pid, when: self._hand_on(lambda: handle.accept(pid, when)),
                 timeout_callback=lambda soft, timeout: self._limit_hit(handle, soft),
                 soft_timeout=soft,
                 timeout=hard,
@@ -222,7 +221,11 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
         except Exception as error:  # noqa: BLE001  (the arguments' own code; the task fails)
             self._post(functools.partial(handle.fail, error))
             return
-        watch = Watch(handle, lambda job: self._post(lambda: handle.settle(job)))
+        watch = Watch(
+            handle,
+            lambda job: self._post(lambda: handle.settle(job)),
+            lambda pid, when: self._post(lambda: handle.accept(pid, when)),
+        )
         self.account.submitted += 1
         handle.submitted(core.submit(handle.name, call, options, pool, wait, watch))
 
@@ -238,11 +241,19 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
             self._guarded(call)
 
     def _post(self, call: Callable[[], object]) -> None:
-        """Have Celery called back in the right thread. Any thread, with locks held."""
-        if self._mailbox is not None:
-            self._mailbox.post(call)
-        elif self._pool is not None:
-            self._pool._core.deliver(lambda: self._guarded(call))
+        """Have Celery called back in the right thread. Any thread, with locks held.
+
+        What the pool tells of by its delivery thread, a soft limit, is not overtaken.
+        """
+        if self._pool is None:
+            return
+        core, mailbox = self._pool._core, self._mailbox
+        if mailbox is None:
+            core.deliver(lambda: self._guarded(call))
+        elif core.has_deliveries():
+            core.deliver(lambda: mailbox.post(call))
+        else:
+            mailbox.post(call)
 
     def _guarded(self, call: Callable[[], object]) -> None:
         """In the blocking loop: what a callback raises to end the worker ends it."""
