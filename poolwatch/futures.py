@@ -274,6 +274,8 @@ class _FutureWatch(Watch):
 
     def __init__(self, settler: Settler, future: Future[Any]) -> None:
         self.owner = settler
+        self.accepted = None
+        self.flags = 0
         self._settler = settler
         self._future: Future[Any] | None = future
 
