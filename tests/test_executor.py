@@ -84,6 +84,7 @@ def test_repr_tells_where_a_future_is(make_executor: Any, stage: Stage) -> None:
     assert "state=pending" in repr(waits)
     stage.let_go()
     assert waits.result(DEADLINE) == 9
+    assert runs.result(DEADLINE) in worker_pids(executor.pool)
     assert "state=finished returned int" in repr(runs)
 
 
