@@ -17,6 +17,27 @@ from leaks import LeakWatch
 pytest.register_assert_rewrite("face_checks")
 
 START_METHODS = ("zygote", "fork", "spawn", "forkserver")
+# Interpreters that start afresh take their time. Without --thorough, those of the forkserver, which
+# are made as those of spawn are, are tried in these files only, and spawn in those below.
+FORKSERVER_IN = {"test_loss", "test_pool_basics", "test_main_module"}
+SPAWN_IN = FORKSERVER_IN | {
+    "test_faults",
+    "test_boot_faults",
+    "test_stuck_faults",
+    "test_payload_faults",
+    "test_postmortem",
+    "test_surroundings",
+    "test_reducers",
+    "test_identity",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="run every test that is meant for all ways of making workers with each of them",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,11 +56,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     own = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "start_method" in metafunc.fixturenames and "start_method" not in own:
         everywhere = metafunc.definition.get_closest_marker("every_start_method")
-        methods = [
-            method
-            for method in START_METHODS
-            if method == "zygote" or (everywhere and method not in everywhere.args)
-        ]
+        name = metafunc.module.__name__
+        left_out = set(everywhere.args) if everywhere else set(START_METHODS[1:])
+        if not metafunc.config.getoption("thorough"):
+            left_out |= set() if name in FORKSERVER_IN else {"forkserver"}
+            left_out |= set() if name in SPAWN_IN else {"spawn"}
+        methods = [method for method in START_METHODS if method not in left_out]
         metafunc.parametrize("start_method", methods, indirect=True)
 
 

@@ -65,7 +65,7 @@ for version in $versions; do
     environment="$home/$version"
     [ -x "$environment/bin/python" ] || "$python" -m venv "$environment"
     "$environment/bin/pip" install --quiet --disable-pip-version-check -e '.[test]'
-    "$environment/bin/python" -m pytest -p no:cacheprovider ${arguments[@]+"${arguments[@]}"} ||
+    "$environment/bin/python" -m pytest --thorough -p no:cacheprovider ${arguments[@]+"${arguments[@]}"} ||
         failed="$failed $version"
     if [ -n "$first" ]; then break; fi
 done
