@@ -453,8 +453,8 @@ class Crew:
         now = self._loop.time()
         self._replaced.append(now)
         bound = self._options.max_restarts
-        if bound is None:
-            return
+        if bound is None or not self.hiring:
+            return  # nobody waits for another
         period = self._options.max_restart_freq
         self._deaths.append(now)
         while self._deaths[0] <= now - period:

@@ -18,6 +18,7 @@ from helpers import DEADLINE, bounded, eventually, only_worker
 
 from poolwatch import Pool, PoolBroken, ProcessPoolExecutor, Terminated
 from poolwatch.aio import AsyncPool
+from poolwatch.events import PoolBroke
 from poolwatch.exceptions import PoolFull
 from poolwatch.job import NO_OPTIONS, Job
 
@@ -146,6 +147,18 @@ def test_job_that_nobody_takes_back_does_not_wait_for_the_workers(make_pool: Any
         with pytest.raises(Terminated, match="the pool has ended"):
             handle.get(DEADLINE)
     bounded(pool.join)
+
+
+def test_worker_that_dies_when_it_has_been_told_to_leave(make_pool: Any) -> None:
+    """A pool that is done is not broken by it, whatever max_restarts says."""
+    broken: list[PoolBroke] = []
+    pool = make_pool(1, max_restarts=0)
+    pool.listen(broken.append, PoolBroke)
+    with stopped_worker(pool):
+        until_dismissed(pool)
+        os.kill(pool.workers[0].pid, signal.SIGKILL)
+        bounded(pool.join)
+    assert broken == []
 
 
 @pytest.mark.parametrize("unordered", [False, True])
