@@ -16,7 +16,8 @@ from helpers import assert_full_strength, lines
 
 from poolwatch import WorkerLostError
 
-JOBS = 20_000
+JOBS = 5_000
+THOROUGH_JOBS = 20_000  # with --thorough
 PAUSE = 0.02  # seconds between two kills
 PATIENCE = 100.0  # seconds for all of it on a busy machine; a fifth of that on an idle one
 
@@ -52,14 +53,17 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.timeout(150)
-def test_every_job_is_accounted_for_under_a_rain_of_kills(make_pool: Any, tmp_path: Any) -> None:
+def test_every_job_is_accounted_for_under_a_rain_of_kills(
+    make_pool: Any, tmp_path: Any, request: pytest.FixtureRequest
+) -> None:
     """Results + losses = jobs, each side effect is seen at most once, and the pool is whole."""
+    count = THOROUGH_JOBS if request.config.getoption("thorough") else JOBS
     path = str(tmp_path / "begun")
     pool = make_pool(4)
     killer = Killer(pool)
     killer.start()
     try:
-        jobs = [pool.apply_async(work.noted_slowly, (path, n, 0.001)) for n in range(JOBS)]
+        jobs = [pool.apply_async(work.noted_slowly, (path, n, 0.001)) for n in range(count)]
         last = pool.apply_async(work.square, (3,))
         last.wait(PATIENCE)
         results, losses = set(), set()
@@ -73,7 +77,7 @@ def test_every_job_is_accounted_for_under_a_rain_of_kills(make_pool: Any, tmp_pa
                 assert error.pid in killer.killed  # noqa: PT017
     finally:
         killer.stop()
-    assert len(results) + len(losses) == JOBS
+    assert len(results) + len(losses) == count
     assert losses, "the killer has not hit a single job"
     begun = Counter(map(int, lines(path)))
     assert [number for number, times in begun.items() if times > 1] == []
