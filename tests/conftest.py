@@ -22,11 +22,8 @@ START_METHODS = ("zygote", "fork", "spawn", "forkserver")
 FORKSERVER_IN = {"test_loss", "test_pool_basics", "test_main_module"}
 SPAWN_IN = FORKSERVER_IN | {
     "test_faults",
-    "test_stuck_faults",
     "test_payload_faults",
     "test_postmortem",
-    "test_surroundings",
-    "test_reducers",
     "test_identity",
 }
 
