@@ -119,14 +119,13 @@ def test_submission_that_comes_too_late_is_refused(
     assert pool._core.dispatcher.unfinished == 0
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_submission_that_is_interrupted_when_it_comes_too_late(make_pool: Any, end: Any) -> None:
-    """A signal handler raises before it is taken back: the job ends all the same."""
-    pool = make_pool(1, max_restarts=0)
+def test_submission_that_is_interrupted_when_it_comes_too_late(make_pool: Any) -> None:
+    """A signal handler raises before it is taken back: the job ends, and so does the pool."""
+    pool = make_pool(1)
     core = pool._core
     call = core.snapshot.encode(work.square, (3,), {})
     with stopped_worker(pool):
-        end(pool)
+        until_dismissed(pool)
         job = Job(1_000, "square", call[0], call[1], NO_OPTIONS, None)
         core.dispatcher.submit(job)
     bounded(pool.join)
