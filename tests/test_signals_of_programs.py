@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from helpers import DEADLINE, Stage, run_script
 
+from poolwatch.transport.kernel import STACK_SIGNAL
+
 pytestmark = pytest.mark.timeout(40)
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2]
 
@@ -88,6 +90,20 @@ def test_worker_is_not_disturbed(make_pool: Any, stage: Stage) -> None:
     stage.let_go()
     assert job.get(DEADLINE) == b"."
     assert pool.apply_async(os.getpid).get(DEADLINE) == pid
+
+
+@pytest.mark.every_start_method
+def test_many_signals_at_once_find_room(make_pool: Any, stage: Stage) -> None:
+    """All that were sent while the worker could not run arrive together, each within the other."""
+    pool = make_pool(1)
+    job = pool.apply_async(read_through_signals, (stage.bell, stage.gate))
+    pid = int(stage.heard())
+    os.kill(pid, signal.SIGSTOP)
+    for signum in (*SIGNALS, signal.SIGPIPE, signal.SIGUSR1, STACK_SIGNAL):
+        os.kill(pid, signum)
+    os.kill(pid, signal.SIGCONT)
+    stage.let_go()
+    assert job.get(DEADLINE) == b"."
 
 
 def test_what_the_program_ignores_stays_ignored() -> None:

@@ -82,6 +82,7 @@ class Orders:
         faulthandler.register(
             kernel.FATAL_STACK_SIGNAL, file=stack_fd, all_threads=True, chain=True
         )
+        kernel.enlarge_signal_stack()
         self.unblock()
 
     def block(self) -> None:
