@@ -130,6 +130,17 @@ class TaskHandle:
         self.pid = pid
         self._call("accept", self._accept_callback, pid, when)
 
+    def end_unnoticed(self) -> None:
+        """Celery goes, and has ended all tasks of whose acceptance it was told: end this as well.
+
+        If this is not one of those, Celery hears no more of it, and acknowledges nothing: the
+        broker delivers it again.
+        """
+        if self.pid is None:
+            self._accept_callback = self._callback = None
+            self._error_callback = self._timeout_callback = None
+        self.terminate()
+
     def soft_limit_hit(self) -> None:
         """The soft limit has passed, and the task has been told."""
         if not self.ended:

@@ -326,10 +326,11 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
     def on_stop(self) -> None:
         """Wait until all tasks have ended, and all processes. May be called again, and any time.
 
-        A cold shutdown calls it in a signal handler, having terminated what runs; what has not
-        begun is then left to the broker. Where the handler has interrupted this very method, that
-        goes on waiting afterwards. Where it has interrupted the pool's own bookkeeping it cannot
-        wait either: the pool is closed, and the worker terminates it next.
+        A cold shutdown calls it in a signal handler, having terminated what it knows to run; what
+        has not begun, or has begun without Celery's knowing, is left to the broker. Where the
+        handler has interrupted this very method, that goes on waiting afterwards. Where it has
+        interrupted the pool's own bookkeeping it cannot wait either: the pool is closed, and the
+        worker terminates it next.
         """
         pool = self._pool
         if pool is None or self._over:
@@ -339,6 +340,7 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
             return
         if worker_state.should_terminate not in (None, False):
             self.flush()
+            self._end_unnoticed()
         if self._stopping == get_ident():
             return
         self._stopping = get_ident()
@@ -351,6 +353,14 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
             self._put_away()
         finally:
             self._stopping = 0
+
+    def _end_unnoticed(self) -> None:
+        """End what runs, also where Celery, which did not know that it runs, has not done so."""
+        for handle in list(self._handles):
+            if self._mailbox is None:  # the delivery thread may be calling it back just now
+                self._post(handle.end_unnoticed)
+            else:
+                handle.end_unnoticed()
 
     def _is_over(self, seconds: float) -> bool:
         """Wait no longer than so many seconds; return whether nothing is left of the pool."""
