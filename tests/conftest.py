@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from faces import Face, pool_behind
 from helpers import Stage, bounded
+from hypothesis import settings
 from leaks import LeakWatch
 
 pytest.register_assert_rewrite("face_checks")
@@ -32,11 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--thorough",
         action="store_true",
-        help="run every test that is meant for all ways of making workers with each of them",
+        help="run every test that is meant for all ways of making workers with each of them, "
+        "with more jobs and more random examples",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How many random examples a test has that does not say so itself.
+    settings.register_profile("short", max_examples=60)
+    settings.register_profile("thorough", max_examples=200)
+    settings.load_profile("thorough" if config.getoption("thorough") else "short")
     config.addinivalue_line(
         "markers",
         "every_start_method(*but): run the test with each way of making workers, or with each but "

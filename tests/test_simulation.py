@@ -235,7 +235,7 @@ ACTIONS = st.lists(st.tuples(st.integers(0, 118), st.integers(0, 19)), min_size=
 
 
 @pytest.mark.timeout(120)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(workers=st.integers(1, 3), actions=ACTIONS)
 def test_every_job_ends_once_whatever_happens(workers: int, actions: list[tuple[int, int]]) -> None:
     """Recalls, deaths, limits, terminations and retries in any order leave no job behind."""
@@ -245,7 +245,7 @@ def test_every_job_ends_once_whatever_happens(workers: int, actions: list[tuple[
 
 
 @pytest.mark.timeout(120)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(workers=st.integers(1, 3), actions=ACTIONS)
 def test_every_job_ends_once_with_priorities(workers: int, actions: list[tuple[int, int]]) -> None:
     """The same with priorities; the line is in their order after each action, whatever it was."""
@@ -258,7 +258,7 @@ SIZED = st.lists(st.tuples(st.integers(0, 134), st.integers(0, 19)), min_size=15
 
 
 @pytest.mark.timeout(120)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(workers=st.integers(1, 3), least=st.none() | st.integers(0, 1), actions=SIZED)
 def test_every_job_ends_once_whatever_the_size(
     workers: int, least: int | None, actions: list[tuple[int, int]]
