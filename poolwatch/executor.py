@@ -267,11 +267,12 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Shut down, and wait; end at once where somebody wants the program to end.
+        """Shut down, and wait, as the standard library does; after Ctrl-C end everything at once.
 
-        Workers do not hear the Ctrl-C of a terminal, so it has to be passed on to their jobs.
+        Workers do not hear the Ctrl-C of a terminal, so it has to be passed on to their jobs. A
+        program that ends itself with ``sys.exit()`` waits for them.
         """
-        if isinstance(error, (KeyboardInterrupt, SystemExit)) and not self._core.foreign:
+        if isinstance(error, KeyboardInterrupt) and not self._core.foreign:
             self._stop()
         else:
             self.shutdown(wait=True)
