@@ -238,7 +238,12 @@ def log_level(value: object) -> int | None:
     """
     if value is None or value is False:
         return None
-    return 0 if value is True else checks.whole("relay_logs", value, 0)
+    if value is True:
+        return 0
+    if not hasattr(value, "__index__"):
+        wanted = "True, False or a level as a number, such as logging.INFO"
+        raise TypeError(f"relay_logs must be {wanted}, not {value!r}")
+    return checks.whole("relay_logs", value, 0)
 
 
 def usage_memory(value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import inspect
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_OF_POOL = inspect.signature(Pool).parameters.keys()
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"  # as the standard library says it
 _AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
 
@@ -79,9 +81,9 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             checks.whole("max_tasks_per_child", max_tasks_per_child)
         checks.flag("cancel_running", cancel_running)
         for name in options:
-            if name in hints.OF_EXECUTOR:
+            if name in hints.OF_EXECUTOR or name not in _OF_POOL:
                 raise hints.wrong_keyword(
-                    "ProcessPoolExecutor", [name], hints.OF_EXECUTOR, type(self)
+                    "ProcessPoolExecutor", [name], hints.OF_EXECUTOR, type(self), Pool
                 )
         pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, mp_context, **options)
         self._take(pool, cancel_running, owned=True)

@@ -33,7 +33,7 @@ OF_CALLS = {"kwargs": "kwds", "fn": "func", "function": "func"}
 
 
 def wrong_keyword(
-    callee: str, given: Iterable[str], right: Mapping[str, str], method: Callable[..., Any]
+    callee: str, given: Iterable[str], right: Mapping[str, str], *methods: Callable[..., Any]
 ) -> TypeError:
     """Return the error about a keyword argument that does not exist, with the name that was meant.
 
@@ -41,9 +41,10 @@ def wrong_keyword(
         callee: what was called.
         given: the unknown names; the first is named.
         right: names that are known to be used elsewhere for the same thing.
-        method: takes the arguments that there are.
+        methods: take the arguments that there are, together.
     """
-    known = list(inspect.signature(method).parameters)
+    parameters = [name for method in methods for name in inspect.signature(method).parameters]
+    known = [name for name in parameters if name not in right]
     name = next(iter(given))
     text = f"{callee}() got an unexpected keyword argument {name!r}"
     meant = right.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)

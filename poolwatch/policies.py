@@ -186,6 +186,8 @@ class ByCause(LostWorkerPolicy):
         policies: Mapping[Any, LostWorkerPolicy],
         otherwise: LostWorkerPolicy | None = None,
     ) -> None:
+        if not isinstance(policies, Mapping):
+            raise TypeError(f"policies must map causes to policies, not {policies!r}")
         self._policies: dict[int | str, LostWorkerPolicy] = {}
         for cause, policy in policies.items():
             self._policies[_cause(cause)] = _policy(f"the policy for {cause!r}", policy)

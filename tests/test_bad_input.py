@@ -71,6 +71,14 @@ def test_pool_names_the_wrong_argument(name: str, value: object) -> None:
 
 
 @pytest.mark.usefixtures("nothing_started")
+@pytest.mark.parametrize("value", ["INFO", 1.5, []])
+def test_a_level_of_logs_is_asked_for_by_an_example(value: object) -> None:
+    """The error about relay_logs says what else than a number it takes."""
+    with pytest.raises(TypeError, match=r"^relay_logs must be True, False .* logging\.INFO, not"):
+        Pool(1, relay_logs=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("nothing_started")
 @pytest.mark.parametrize("name", ["timeout", "soft_timeout", "maxtasksperchild", "processes"])
 def test_true_and_false_are_no_numbers(name: str) -> None:
     """False is not a limit of zero seconds: a switch in the wrong place is refused."""

@@ -37,3 +37,21 @@ def test_the_crawler_on_celery() -> None:
     assert "Task handler raised error: " in log
     assert "in go_wrong" in log
     assert "worker: Warm shutdown" in log
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(redis_program() is None, reason="no redis-server for this Python")
+def test_a_worker_that_cannot_start_ends_the_example(tmp_path: Path) -> None:
+    """It does not wait for ever for a worker that has ended, and says which program that was."""
+    (tmp_path / "redis.py").write_text("raise SystemExit(3)\n")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(START)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(START.parents[2])])},
+    )
+    assert done.returncode == 1, done.stderr
+    assert "ended with status 3, see above: " in done.stderr
+    assert "-A crawler" in done.stderr

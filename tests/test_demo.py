@@ -397,6 +397,26 @@ def test_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stopped by SIGINT" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        ("--pages", "a whole number"),
+        ("--seed", "a whole number"),
+        ("--timeout", "a positive number of seconds"),
+        ("--faults", "a number between 0 and 1"),
+    ],
+)
+def test_what_is_no_number_is_refused(
+    option: str, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message says what an option takes, and has no name of a private function."""
+    parser = argparse.ArgumentParser()
+    demo_options.add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args([option, "some"])
+    assert f"argument {option}: must be {wanted}, not some" in capsys.readouterr().err
+
+
 # --- the loop ---
 
 

@@ -45,11 +45,14 @@ def test_pool_hints_at_its_own_names(given: str, meant: str) -> None:
         ("processes", "max_workers"),
         ("context", "mp_context"),
         ("maxtasksperchild", "max_tasks_per_child"),
+        ("maxworkers", "max_workers"),
+        ("capture_stder", "capture_stderr"),
     ],
 )
 def test_executor_hints_at_its_own_names(given: str, meant: str) -> None:
-    """Those of a pool."""
-    with pytest.raises(TypeError, match=f"'{given}'; did you mean '{meant}'"):
+    """Those of a pool, and what is like one of its own or of the options that it passes on."""
+    refused = rf"^ProcessPoolExecutor\(\) .* '{given}'; did you mean '{meant}'"
+    with pytest.raises(TypeError, match=refused):
         ProcessPoolExecutor(**{given: 2})
 
 

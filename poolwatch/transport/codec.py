@@ -19,7 +19,7 @@ import traceback
 from collections import ChainMap
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from poolwatch.exceptions import MaybeEncodingError, RemoteTraceback
@@ -159,16 +159,28 @@ def _by_value_pickler() -> Callable[[io.BytesIO, _BufferCallback | None], pickle
     """Return what makes cloudpickle's pickler with multiprocessing's reducers in front.
 
     Bound methods are left to cloudpickle: multiprocessing's reducer looks them up by the name of
-    their function, under which a class may know another or none.
+    their function, under which a class may know another or none. Code keeps the name of its file,
+    which newer cloudpickles drop: a traceback or a postmortem would not say where it is.
     """
     from cloudpickle import CloudPickler
 
     own = CloudPickler.dispatch_table
-    first = {kind: own[kind] for kind in (MethodType,) if kind in own}
+    first: dict[type, Any] = {kind: own[kind] for kind in (MethodType,) if kind in own}
+    if CodeType in own:
+        first[CodeType] = functools.partial(_reduce_code, own[CodeType])
 
     extra = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
     pickler = type("Pickler", (CloudPickler,), {"dispatch_table": ChainMap(first, extra, own)})
     return lambda file, callback: pickler(file, PROTOCOL, callback)
+
+
+def _reduce_code(reduce: Callable[[CodeType], Any], code: CodeType) -> tuple[Any, ...]:
+    make, args = reduce(code)[:2]
+    return _code_of_file, (code.co_filename, make, args)
+
+
+def _code_of_file(filename: str, make: Callable[..., CodeType], args: tuple[Any, ...]) -> CodeType:
+    return make(*args).replace(co_filename=filename)
 
 
 def dumps(obj: object) -> bytes:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
+from typing import TypeVar
+
+N = TypeVar("N", int, float)
 
 DEFAULT_SHARE = 0.06
 DEFAULT_SEED = 6  # mixes the kinds well on the modules that every installation has
@@ -116,28 +119,40 @@ def _add_faults(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=_seed,
         default=DEFAULT_SEED,
         help="which pages those are (default: %(default)s)",
     )
 
 
+def _number(kind: type[N], text: str, wanted: str) -> N:
+    # argparse's own words would have the name of a private function.
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text}") from None
+
+
+def _seed(text: str) -> int:
+    return _number(int, text, "a whole number")
+
+
 def _count(text: str) -> int:
-    number = int(text)
+    number = _number(int, text, "a whole number")
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
     return number
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
+    number = _number(float, text, "a positive number of seconds")
     if not (number > 0 and math.isfinite(number)):
         raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text}")
     return number
 
 
 def _share(text: str) -> float:
-    number = float(text)
+    number = _number(float, text, "a number between 0 and 1")
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
     return number
