@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -350,9 +351,16 @@ def call(func: object, args: object, kwds: object) -> tuple[tuple[Any, ...], dic
 
 
 def name_of(func: Callable[..., Any]) -> str:
-    """Return the name by which a function is known in errors and events."""
+    """Return the name by which a function is known in errors and events.
+
+    A ``functools.partial`` has that of its function, an object that of its class.
+    """
     name = getattr(func, "__qualname__", None)
-    return name if isinstance(name, str) else type(func).__qualname__
+    if isinstance(name, str):
+        return name
+    if isinstance(func, functools.partial):
+        return name_of(func.func)
+    return type(func).__qualname__
 
 
 def usable_cpus() -> int:

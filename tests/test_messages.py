@@ -11,11 +11,12 @@ import urllib.error
 from email.message import Message
 from typing import Any
 
+import faults
 import pytest
 import work
 from helpers import DEADLINE, eventually
 
-from poolwatch import MaybeEncodingError, Pool, ProcessPoolExecutor, events
+from poolwatch import MaybeEncodingError, Pool, ProcessPoolExecutor, WorkerLostError, events
 from poolwatch.aio import AsyncPool
 
 pytestmark = pytest.mark.timeout(40)
@@ -221,3 +222,12 @@ def test_callback_of_a_map_that_raises_is_named(
         eventually(lambda: len(caplog.records) >= 2)
     assert "poolwatch: callback Told.fails raised" in caplog.text
     assert "poolwatch: error_callback Told.fails raised" in caplog.text
+
+
+def test_partial_has_the_name_of_its_function(make_pool: Any) -> None:
+    """In errors, and for policies that decide by the name."""
+    pool = make_pool(1)
+    job = pool.apply_async(functools.partial(functools.partial(faults.kill_self), 9))
+    with pytest.raises(WorkerLostError, match="kill_self") as caught:
+        job.get(DEADLINE)
+    assert caught.value.postmortem.job == "kill_self"
