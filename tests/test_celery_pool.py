@@ -608,6 +608,18 @@ def test_stop_never_waits_for_what_it_has_interrupted(make: Any, loop: str, stag
     assert told.kinds == ["accept", "success"]
 
 
+@LOOPS
+def test_a_pool_that_ends_is_not_resized(make: Any, loop: str) -> None:
+    """And nothing is raised: it would end the worker where Celery's autoscaler is a thread."""
+    rig = make(loop, limit=2)
+    rig.pool.close()
+    rig.pool.grow(1)
+    rig.pool.shrink(1)
+    rig.pool.stop()
+    rig.pool.grow(1)
+    assert rig.pool.num_processes == 2
+
+
 # -- the parts --------------------------------------------------------------------------------
 
 
