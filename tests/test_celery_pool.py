@@ -306,12 +306,28 @@ def test_a_task_is_interrupted_as_by_its_soft_limit(make: Any, loop: str, stage:
     assert rig.end(told).calls[-1] == ("success", "cleaned up")
 
 
-def catch_soft_of_celery(bell: str) -> str:
+@LOOPS
+def test_the_same_signal_is_sent_once(make: Any, loop: str, stage: Stage) -> None:
+    """Celery orders each termination twice; what the task does about the first goes on."""
+    rig = make(loop, conf={"worker_pool_options": {"terminate_grace": 30.0}})
+    told, handle = rig.apply(catch_soft_of_celery, stage.bell, stage.gate)
+    stage.heard()
+    assert handle.terminate("SIGUSR1")
+    stage.heard()
+    assert handle.terminate("SIGUSR1")
+    time.sleep(0.1)  # a second one would be there by now
+    stage.let_go()
+    assert rig.end(told).calls[-1] == ("success", "cleaned up")
+
+
+def catch_soft_of_celery(bell: str, gate: str | None = None) -> str:
     from celery.exceptions import SoftTimeLimitExceeded
 
     try:
         faults.hang(bell)
     except SoftTimeLimitExceeded:
+        if gate is not None:
+            work.ring_and_wait(bell, gate)
         return "cleaned up"
 
 
