@@ -751,6 +751,22 @@ def test_signals_go_by_name_or_number() -> None:
     assert signal_number(None) == signal_number("term") == signal_number(15) == signal.SIGTERM
     with pytest.raises(ValueError, match="SIGNOT"):
         signal_number("SIGNOT")
+    with pytest.raises(ValueError, match="999"):
+        signal_number(999)
+
+
+def test_what_is_no_signal_ends_no_task(make: Any, stage: Stage) -> None:
+    """It comes from whoever sends control commands."""
+    rig = make()
+    told, handle = rig.apply(work.ring_and_wait, stage.bell, stage.gate)
+    pid = int(stage.heard())
+    rig.run_until(lambda: told.kinds == ["accept"])
+    for order in (handle.terminate, lambda number: rig.pool.terminate_job(pid, number)):
+        for number in (0, 999):
+            with pytest.raises(ValueError, match=f"not {number}"):
+                order(number)
+    stage.let_go()
+    assert rig.end(told).kinds == ["accept", "success"]
 
 
 def test_each_loss_has_a_cause() -> None:

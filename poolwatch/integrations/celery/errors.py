@@ -103,4 +103,9 @@ def signal_number(value: object) -> int:
             return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
         except KeyError:
             raise ValueError(f"signal must be a signal, not {value!r}") from None
-    return signal.SIGTERM if value is None else int(value)  # type: ignore[call-overload]
+    if value is None:
+        return signal.SIGTERM
+    number = int(value)  # type: ignore[call-overload]
+    if number not in signal.valid_signals():
+        raise ValueError(f"signal must be a signal, not {value!r}")
+    return int(number)
