@@ -19,6 +19,7 @@ from billiard.einfo import ExceptionInfo
 from celery import Celery
 from celery.exceptions import (
     ImproperlyConfigured,
+    TaskError,
     Terminated,
     TimeLimitExceeded,
     WorkerLostError,
@@ -380,13 +381,16 @@ def test_a_policy_may_have_a_lost_task_begun_again(make: Any, loop: str, tmp_pat
 
 @LOOPS
 def test_a_refused_task_is_accepted_first(make: Any, loop: str) -> None:
-    """So that its message is acknowledged: it would be delivered again and again."""
+    """So that its message is acknowledged: it would be delivered again and again.
+
+    Nor is it a loss for Celery, which rejects the message with reject_on_worker_lost.
+    """
     options = {"lost_worker_policy": Quarantine(after=1)}
     rig = make(loop, conf={"worker_pool_options": options})
-    for _ in range(2):
+    for kind in (WorkerLostError, TaskError):
         told = rig.end(rig.apply(os.abort)[0])
         assert told.kinds == ["accept", "error"]
-        assert type(told.raised) is WorkerLostError
+        assert type(told.raised) is kind
     assert rig.pool.info["poolwatch"]["losses"] == {"SIGABRT": 1, "refused": 1}
 
 
