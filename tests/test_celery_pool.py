@@ -614,6 +614,17 @@ def test_a_cold_shutdown_ends_what_celery_does_not_know_to_run(
 
 
 @LOOPS
+def test_a_cold_shutdown_tells_of_what_has_succeeded(make: Any, loop: str) -> None:
+    """Also when Celery has not heard of its beginning: it would be delivered and run again."""
+    rig = make(loop)
+    told, handle = rig.apply(work.square, 3)
+    eventually(lambda: handle.job is None or handle.job.state.final)  # the hub has not run since
+    worker_state.should_terminate = True
+    bounded(rig.pool.stop)
+    assert told.kinds == ["accept", "success"]
+
+
+@LOOPS
 def test_stop_never_waits_for_what_it_has_interrupted(make: Any, loop: str, stage: Stage) -> None:
     """In a signal handler that comes in the middle of the pool's own bookkeeping."""
     rig = make(loop)

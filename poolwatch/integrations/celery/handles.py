@@ -142,9 +142,10 @@ class TaskHandle:
         """Celery goes, and has ended all tasks of whose acceptance it was told: end this as well.
 
         If this is not one of those, Celery hears no more of it, and acknowledges nothing: the
-        broker delivers it again.
+        broker delivers it again. Unless it has succeeded already, which Celery is told still.
         """
-        if self.pid is None:
+        succeeded = self.job is not None and self.job.state is JobState.SUCCEEDED
+        if self.pid is None and not succeeded:
             self._accept_callback = self._callback = None
             self._error_callback = self._timeout_callback = None
         self.terminate()
