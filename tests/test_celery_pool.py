@@ -19,6 +19,7 @@ from billiard.einfo import ExceptionInfo
 from celery import Celery
 from celery.exceptions import (
     ImproperlyConfigured,
+    TaskError,
     Terminated,
     TimeLimitExceeded,
     WorkerLostError,
@@ -306,12 +307,28 @@ def test_a_task_is_interrupted_as_by_its_soft_limit(make: Any, loop: str, stage:
     assert rig.end(told).calls[-1] == ("success", "cleaned up")
 
 
-def catch_soft_of_celery(bell: str) -> str:
+@LOOPS
+def test_the_same_signal_is_sent_once(make: Any, loop: str, stage: Stage) -> None:
+    """Celery orders each termination twice; what the task does about the first goes on."""
+    rig = make(loop, conf={"worker_pool_options": {"terminate_grace": 30.0}})
+    told, handle = rig.apply(catch_soft_of_celery, stage.bell, stage.gate)
+    stage.heard()
+    assert handle.terminate("SIGUSR1")
+    stage.heard()
+    assert handle.terminate("SIGUSR1")
+    time.sleep(0.1)  # a second one would be there by now
+    stage.let_go()
+    assert rig.end(told).calls[-1] == ("success", "cleaned up")
+
+
+def catch_soft_of_celery(bell: str, gate: str | None = None) -> str:
     from celery.exceptions import SoftTimeLimitExceeded
 
     try:
         faults.hang(bell)
     except SoftTimeLimitExceeded:
+        if gate is not None:
+            work.ring_and_wait(bell, gate)
         return "cleaned up"
 
 
@@ -364,13 +381,16 @@ def test_a_policy_may_have_a_lost_task_begun_again(make: Any, loop: str, tmp_pat
 
 @LOOPS
 def test_a_refused_task_is_accepted_first(make: Any, loop: str) -> None:
-    """So that its message is acknowledged: it would be delivered again and again."""
+    """So that its message is acknowledged: it would be delivered again and again.
+
+    Nor is it a loss for Celery, which rejects the message with reject_on_worker_lost.
+    """
     options = {"lost_worker_policy": Quarantine(after=1)}
     rig = make(loop, conf={"worker_pool_options": options})
-    for _ in range(2):
+    for kind in (WorkerLostError, TaskError):
         told = rig.end(rig.apply(os.abort)[0])
         assert told.kinds == ["accept", "error"]
-        assert type(told.raised) is WorkerLostError
+        assert type(told.raised) is kind
     assert rig.pool.info["poolwatch"]["losses"] == {"SIGABRT": 1, "refused": 1}
 
 
@@ -594,6 +614,17 @@ def test_a_cold_shutdown_ends_what_celery_does_not_know_to_run(
 
 
 @LOOPS
+def test_a_cold_shutdown_tells_of_what_has_succeeded(make: Any, loop: str) -> None:
+    """Also when Celery has not heard of its beginning: it would be delivered and run again."""
+    rig = make(loop)
+    told, handle = rig.apply(work.square, 3)
+    eventually(lambda: handle.job is None or handle.job.state.final)  # the hub has not run since
+    worker_state.should_terminate = True
+    bounded(rig.pool.stop)
+    assert told.kinds == ["accept", "success"]
+
+
+@LOOPS
 def test_stop_never_waits_for_what_it_has_interrupted(make: Any, loop: str, stage: Stage) -> None:
     """In a signal handler that comes in the middle of the pool's own bookkeeping."""
     rig = make(loop)
@@ -606,6 +637,18 @@ def test_stop_never_waits_for_what_it_has_interrupted(make: Any, loop: str, stag
     stage.let_go()
     rig.pool.stop()
     assert told.kinds == ["accept", "success"]
+
+
+@LOOPS
+def test_a_pool_that_ends_is_not_resized(make: Any, loop: str) -> None:
+    """And nothing is raised: it would end the worker where Celery's autoscaler is a thread."""
+    rig = make(loop, limit=2)
+    rig.pool.close()
+    rig.pool.grow(1)
+    rig.pool.shrink(1)
+    rig.pool.stop()
+    rig.pool.grow(1)
+    assert rig.pool.num_processes == 2
 
 
 # -- the parts --------------------------------------------------------------------------------
@@ -723,6 +766,22 @@ def test_signals_go_by_name_or_number() -> None:
     assert signal_number(None) == signal_number("term") == signal_number(15) == signal.SIGTERM
     with pytest.raises(ValueError, match="SIGNOT"):
         signal_number("SIGNOT")
+    with pytest.raises(ValueError, match="999"):
+        signal_number(999)
+
+
+def test_what_is_no_signal_ends_no_task(make: Any, stage: Stage) -> None:
+    """It comes from whoever sends control commands."""
+    rig = make()
+    told, handle = rig.apply(work.ring_and_wait, stage.bell, stage.gate)
+    pid = int(stage.heard())
+    rig.run_until(lambda: told.kinds == ["accept"])
+    for order in (handle.terminate, lambda number: rig.pool.terminate_job(pid, number)):
+        for number in (0, 999):
+            with pytest.raises(ValueError, match=f"not {number}"):
+                order(number)
+    stage.let_go()
+    assert rig.end(told).kinds == ["accept", "success"]
 
 
 def test_each_loss_has_a_cause() -> None:

@@ -12,7 +12,7 @@ import signal
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
-from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import TaskError, Terminated, TimeLimitExceeded, WorkerLostError
 
 from poolwatch import exceptions
 from poolwatch.loss import human_status, signal_name, signal_of
@@ -25,9 +25,14 @@ def translated(error: BaseException, limit: float | None) -> BaseException:
         error: what the job ended with.
         limit: the task's hard limit in seconds as Celery gave it.
     """
+    twin: Any
     match error:
+        case exceptions.PoisonJobError():
+            # No loss for Celery: with reject_on_worker_lost it would be delivered again, and
+            # refused again, without end.
+            twin = TaskError(str(error))
         case exceptions.WorkerLostError() | exceptions.MemoryLimitExceeded():
-            twin: Any = WorkerLostError(str(error))
+            twin = WorkerLostError(str(error))
         case exceptions.PoolBroken():
             twin = WorkerLostError(f"the worker's pool is broken: {error}")
         case exceptions.TimeLimitExceeded():
@@ -103,4 +108,9 @@ def signal_number(value: object) -> int:
             return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
         except KeyError:
             raise ValueError(f"signal must be a signal, not {value!r}") from None
-    return signal.SIGTERM if value is None else int(value)  # type: ignore[call-overload]
+    if value is None:
+        return signal.SIGTERM
+    number = int(value)  # type: ignore[call-overload]
+    if number not in signal.valid_signals():
+        raise ValueError(f"signal must be a signal, not {value!r}")
+    return int(number)

@@ -79,23 +79,31 @@ class TaskHandle:
         self.pid: int | None = None
         self.ended = False
         self.job: Job | None = None
-        self._ordered: int | None = None  # a signal that came before there was a job
+        self._ordered: int | None = None  # the last signal, also from before there was a job
 
     # -- what Celery does with it --------------------------------------------------------------
 
     def terminate(self, signum: Any = None) -> bool:
         """End the task, running or not; it ends with ``Terminated``. Any thread.
 
+        Celery asks twice, by the process and by this handle, with work of its own in between. The
+        same signal is not sent again: it would interrupt what the task does about the first one.
+
         Returns:
             False when it has ended already.
+
+        Raises:
+            ValueError: no signal.
         """
         number = signal_number(signum)
         job = self.job
         if self.ended:
             return False
+        repeated, self._ordered = self._ordered == number, number
         if job is None:
-            self._ordered = number
             return True
+        if repeated:
+            return not job.state.final
         return self._pool.stop_job(job, number)
 
     def ready(self) -> bool:
@@ -134,9 +142,10 @@ class TaskHandle:
         """Celery goes, and has ended all tasks of whose acceptance it was told: end this as well.
 
         If this is not one of those, Celery hears no more of it, and acknowledges nothing: the
-        broker delivers it again.
+        broker delivers it again. Unless it has succeeded already, which Celery is told still.
         """
-        if self.pid is None:
+        succeeded = self.job is not None and self.job.state is JobState.SUCCEEDED
+        if self.pid is None and not succeeded:
             self._accept_callback = self._callback = None
             self._error_callback = self._timeout_callback = None
         self.terminate()
