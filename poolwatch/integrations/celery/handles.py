@@ -96,10 +96,10 @@ class TaskHandle:
             ValueError: no signal.
         """
         number = signal_number(signum)
-        job = self.job
         if self.ended:
             return False
         repeated, self._ordered = self._ordered == number, number
+        job = self.job  # read last: submitted() writes it first, and one of the two sees the other
         if job is None:
             return True
         if repeated:
