@@ -737,10 +737,11 @@ def test_wrong_options_are_named(options: Any, text: str) -> None:
         TaskPool(1, app=app)
 
 
-def test_a_wrong_value_is_named() -> None:
+@pytest.mark.parametrize("option", ["terminate_grace", "context"])
+def test_a_wrong_value_is_named(option: str) -> None:
     app = Celery("options", set_as_current=False)
-    app.conf.worker_pool_options = {"terminate_grace": "long"}
-    with pytest.raises(ImproperlyConfigured, match="terminate_grace"):
+    app.conf.worker_pool_options = {option: ["long"]}
+    with pytest.raises(ImproperlyConfigured, match=option):
         TaskPool(1, app=app).start()
 
 

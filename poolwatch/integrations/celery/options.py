@@ -101,6 +101,9 @@ def sensible_soft(soft: float | None, hard: float | None) -> float | None:
 
 
 def starts_fresh(context: Any) -> bool:
-    """Return True when workers are no forks of the present program."""
-    name = context if isinstance(context, str) or context is None else context.get_start_method()
-    return name in ("spawn", "forkserver")
+    """Return True when workers are no forks of the present program.
+
+    What is no context at all is for ``Pool`` to refuse.
+    """
+    start_method = getattr(context, "get_start_method", lambda: context)
+    return start_method() in ("spawn", "forkserver")
