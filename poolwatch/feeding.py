@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -222,13 +223,26 @@ class Feed:
     def _fill(self) -> None:
         """Read a sequence as far as there is room, in the consumer's thread."""
         with self._filling:
-            if self._inside or self._thread is not None:
-                return  # a signal handler has interrupted this very function, or a thread reads
+            if self._thread is not None or (self._inside and self._is_interrupted()):
+                return  # a thread reads, or a signal handler has interrupted this very function
             self._inside = True
             try:
                 self._fill_up()
             finally:
                 self._inside = False
+
+    def _is_interrupted(self) -> bool:
+        """Return whether this thread is in :meth:`_fill_up` really.
+
+        The flag says so as well when Ctrl-C came twice within microseconds: before Python 3.11 the
+        second may strike where a ``finally`` begins, which then does nothing.
+        """
+        frame = sys._getframe(1).f_back
+        while frame is not None:
+            if frame.f_code is Feed._fill_up.__code__ and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def _fill_up(self) -> None:
         self._complete()
