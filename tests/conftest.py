@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing.util
 import resource
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Shells start background commands so; Ctrl-C is part of what is tested.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # How many random examples a test has that does not say so itself.
     settings.register_profile("short", max_examples=60)
     settings.register_profile("thorough", max_examples=200)
