@@ -265,7 +265,7 @@ class Core(Submissions):
                 # A submission that had passed the check may have found a worker idle after the end.
                 left = Terminated(_ENDED), JobState.TERMINATED
                 self._end_all(*(self._ending or left))
-                for worker in list(self.supervisor.crew.workers.values()):
+                for worker in self.supervisor.crew.everybody():
                     worker.jobs.clear()
                     self.dispatcher.remove(worker, WorkerState.DEAD)
                     self.supervisor.ended_with_pool(worker)
@@ -362,7 +362,7 @@ class Core(Submissions):
         self.dispatcher.accepting = False
         self._end_inputs(ValueError("Pool not running"))
         crew.stop_hiring()
-        for worker in crew.workers.values():
+        for worker in crew.everybody():
             crew.dismiss(worker)
         # For what nobody takes back, because a signal handler raised in its submission.
         self._loop.call_later(_LATE_SECONDS, self._end_late)
@@ -487,7 +487,7 @@ class Core(Submissions):
             closers.append(self._relay.abandon)
         if self.supervisor.errors is not None:
             closers.append(self.supervisor.errors.abandon)
-        for worker in self.supervisor.crew.workers.values():
+        for worker in self.supervisor.crew.everybody():
             closers += [worker.hands.abandon, worker.close_pidfd]
         for close in closers:
             try:

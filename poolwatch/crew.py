@@ -95,12 +95,19 @@ class Crew:
                 return
             self._hire()
 
+    def everybody(self) -> list[WorkerProcess]:
+        """Return all workers, as they are now. Any thread.
+
+        A copy, made in one step: workers come and go in the supervisor's thread, whoever looks.
+        """
+        return list(self.workers.values())
+
     def _let_look(self) -> None:
         """Workers look for their next job as long as each has a processor of its own."""
         look_ns = _LOOK_NS if self.target <= self._options.processors else 0
         if look_ns != self._look_ns:
             self._look_ns = look_ns
-            for worker in self.workers.values():
+            for worker in self.everybody():
                 worker.fields[ledger.LOOK_NS] = look_ns
 
     def present(self) -> int:
@@ -108,7 +115,7 @@ class Crew:
         leaving = WorkerState.LEAVING
         return sum(
             worker.state is not leaving and worker.generation == self.generation
-            for worker in list(self.workers.values())
+            for worker in self.everybody()
         )
 
     def renew(self, launcher: Launcher) -> Launcher:
@@ -121,7 +128,7 @@ class Crew:
         """Return the lowest place that is free, or that a worker is leaving."""
         taken = {
             worker.place
-            for worker in self.workers.values()
+            for worker in self.everybody()
             if worker.state is not WorkerState.LEAVING and worker.generation == self.generation
         }
         return next(place for place in itertools.count() if place not in taken)
@@ -132,7 +139,7 @@ class Crew:
         if not processors:
             return None
         crowd = dict.fromkeys(processors, 0)
-        for worker in self.workers.values():
+        for worker in self.everybody():
             if worker.state is not WorkerState.LEAVING and worker.generation == self.generation:
                 crowd[worker.processor] += 1
         return min(processors, key=lambda processor: crowd[processor] / processors.count(processor))
@@ -219,7 +226,7 @@ class Crew:
     def is_coming_up(self) -> bool:
         """Return True unless no worker has ever come up, and none can be made at the moment."""
         booting = WorkerState.BOOTING
-        workers = list(self.workers.values())
+        workers = self.everybody()
         return self._proven or self._waiting is None or any(w.state is booting for w in workers)
 
     def took_a_job(self) -> None:
@@ -465,7 +472,7 @@ class Crew:
             self._break_pool(RestartFreqExceeded(text + postmortem.summary()), None)
 
     def _up(self) -> int:
-        return sum(worker.state is WorkerState.UP for worker in self.workers.values())
+        return sum(worker.state is WorkerState.UP for worker in self.everybody())
 
     def problems(self) -> list[str]:
         """Return what keeps workers from being there, in words. The dispatcher's lock is held."""
@@ -491,7 +498,7 @@ class Crew:
         now = self._loop.time()
         return [
             self._info(worker, worker.pid, now)
-            for worker in list(self.workers.values())
+            for worker in self.everybody()
             if worker.pid is not None and worker.state is not WorkerState.DEAD
         ]
 

@@ -109,7 +109,7 @@ class Elastic:
     def _needed(self, waiting: int, stuck: int, present: int) -> int:
         """Return how many more workers what waits is worth."""
         dispatcher, crew = self._dispatcher, self._crew
-        workers = list(crew.workers.values())
+        workers = crew.everybody()
         coming = sum(w.state is WorkerState.BOOTING for w in workers)
         able = sum(self._is_able(w) for w in workers)
         if coming and able and dispatcher.average < LONG_NS:

@@ -100,7 +100,7 @@ def _look(core: Core) -> Health:
     supervisor, dispatcher = core.supervisor, core.dispatcher
     dispatcher.take_arrivals()
     crew = supervisor.crew
-    up = [w for w in crew.workers.values() if w.state is WorkerState.UP and not w.has_ended()]
+    up = [w for w in crew.everybody() if w.state is WorkerState.UP and not w.has_ended()]
     stalls = supervisor.stall_finder.find()
     problems = [stall.text for stall in stalls]
     problems += crew.problems()
@@ -127,7 +127,7 @@ def _look(core: Core) -> Health:
 def _has_able_worker(crew: Crew, stalls: list[Stall]) -> bool:
     """Return True when some worker goes on, or one is coming up that will."""
     held = {stall.worker for stall in stalls}
-    workers = [w for w in crew.workers.values() if w not in held and not w.has_ended()]
+    workers = [w for w in crew.everybody() if w not in held and not w.has_ended()]
     up = sum(worker.state is WorkerState.UP for worker in workers)
     if up:
         return True

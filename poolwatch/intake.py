@@ -335,7 +335,7 @@ class Intake:
 
     def drain_all(self) -> None:
         """Read what all workers have written, before their jobs are ended."""
-        for worker in list(self._crew.workers.values()):
+        for worker in self._crew.everybody():
             self.drain(worker)
 
 

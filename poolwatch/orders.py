@@ -144,7 +144,7 @@ class Orders:
         return any(job is not None and self.terminate(job, signum) for job in jobs)
 
     def _running_in(self, pid: int) -> list[Job | None]:
-        workers = list(self._crew.workers.values())
+        workers = self._crew.everybody()
         return [worker.running() for worker in workers if worker.pid == pid]
 
     def check_owner(self) -> None:

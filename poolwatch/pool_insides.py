@@ -88,7 +88,7 @@ class PoolInsides:
         core.check_owner()
         core.hired.wait(core.options.boot_timeout)
         with core.dispatcher.lock:
-            workers = list(core.supervisor.crew.workers.values())
+            workers = core.supervisor.crew.everybody()
         working = (WorkerState.BOOTING, WorkerState.UP)
         return [PoolMember(worker, core) for worker in workers if worker.state in working]
 

@@ -103,7 +103,7 @@ class Sizing:
         crew = self._crew
         workers = [
             worker
-            for worker in crew.workers.values()
+            for worker in crew.everybody()
             if (worker.generation == crew.generation) is current and worker.state in _TAKES_JOBS
         ]
         return sorted(workers, key=_busyness)
@@ -152,7 +152,7 @@ class Sizing:
             return
         crew = self._crew
         with self._dispatcher.lock:
-            new = [w for w in crew.workers.values() if w.generation == crew.generation]
+            new = [w for w in crew.everybody() if w.generation == crew.generation]
             if sum(worker.state is WorkerState.UP for worker in new) >= crew.target:
                 for worker in self._by_idleness(current=False):
                     self._retire(worker)

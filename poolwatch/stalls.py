@@ -68,7 +68,7 @@ class StallFinder:
     def find(self) -> list[Stall]:
         """Return what stalls now."""
         now = self._loop.time()
-        workers = list(self._crew.workers.values())
+        workers = self._crew.everybody()
         return [stall for worker in workers for stall in self._of_worker(worker, now)]
 
     def _of_worker(self, worker: WorkerProcess, now: float) -> Iterator[Stall]:

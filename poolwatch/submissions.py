@@ -177,7 +177,7 @@ class Submissions(ABC):
         dispatcher, supervisor = self.dispatcher, self.supervisor
         dispatcher.take_arrivals()
         jobs = [*dispatcher.backlog, *supervisor.aside.jobs]
-        for worker in supervisor.crew.workers.values():
+        for worker in supervisor.crew.everybody():
             jobs.extend(worker.jobs.values())
         return jobs
 

@@ -174,7 +174,7 @@ class Supervisor:
         dispatcher.policy_of = self._refusing_policy_of
         dispatcher.may_refuse = _may_refuse(options.policy)
         dispatcher.holding = self._holding
-        dispatcher.everybody = lambda: list(crew.workers.values())
+        dispatcher.everybody = crew.everybody
         dispatcher.on_broken = self._stream_broken
         dispatcher.on_emptied = crew.emptied
         dispatcher.help_along = self.assist.take_some
@@ -205,7 +205,7 @@ class Supervisor:
             boot_failures=counts["boot_failures"],
             unfinished=dispatcher.unfinished,
             waiting=self.waiting(),
-            workers=sum(w.state is WorkerState.UP for w in self.crew.workers.values()),
+            workers=sum(w.state is WorkerState.UP for w in self.crew.everybody()),
             idle=len(dispatcher.idle_workers()),
             run_time=tally.run_time(),
             wait_time=tally.wait_time(),
@@ -250,7 +250,7 @@ class Supervisor:
         self.intake.on_readable(worker)
 
     def _holding(self) -> list[WorkerProcess]:
-        return [worker for worker in list(self.crew.workers.values()) if worker.jobs]
+        return [worker for worker in self.crew.everybody() if worker.jobs]
 
     def repair(self, job: Job | None) -> None:
         """Put the books in order after a signal handler raised in the middle of a caller's help.
@@ -261,7 +261,7 @@ class Supervisor:
         """
         dispatcher = self.dispatcher
         with dispatcher.lock:
-            workers = list(self.crew.workers.values())
+            workers = self.crew.everybody()
             for worker in workers:
                 self.intake.take_ring(worker)
                 dispatcher.put_back(dispatcher.recall(worker))

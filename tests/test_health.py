@@ -16,6 +16,7 @@ from helpers import DEADLINE, Stage, assert_full_strength, eventually, only_work
 
 from poolwatch import BootError, Fail, Job, LostWorkerPolicy, RetryLost, WorkerLostError, events
 from poolwatch.job import NO_OPTIONS
+from poolwatch.workers import WorkerProcess
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -214,6 +215,31 @@ def test_one_slow_callback_is_no_stall(make_pool: Any) -> None:
             found.add(pool.health().status)
     leave.set()
     assert found <= {"degraded"}
+
+
+def test_worker_that_comes_while_the_pool_is_looked_at(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor hires and takes leave whoever looks at its workers just then."""
+    pool = make_pool(1)
+    assert_full_strength(pool)
+    workers = pool._core.supervisor.crew.workers
+    has_ended = WorkerProcess.has_ended
+    asked = []
+
+    def one_more(self: WorkerProcess) -> bool:
+        workers[-1 - len(asked)] = self
+        asked.append(self)
+        return has_ended(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerProcess, "has_ended", one_more)
+        try:
+            assert pool.health().status == "idle"
+            assert asked
+        finally:
+            for token in [token for token in workers if token < 0]:
+                del workers[token]
 
 
 def test_log_handler_that_raises_silences_nobody(make_pool: Any) -> None:

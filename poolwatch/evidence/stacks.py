@@ -149,7 +149,7 @@ class StackDumps:
 
         def ask() -> None:
             with self._dispatcher.lock:
-                workers = list(self._crew.workers.values())
+                workers = self._crew.everybody()
                 asked.extend(w for w in workers if w.pid and w.state is not WorkerState.DEAD)
                 for worker in asked:
                     self.request(worker, seconds, lambda stack, w=worker: answer(w, stack))  # type: ignore[misc]
