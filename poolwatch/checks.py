@@ -13,27 +13,28 @@ from typing import Any
 _ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
-def whole(argument: str, value: object, least: int = 1) -> int:
-    """Return a whole number of at least ``least``.
+def whole(argument: str, value: object, least: int = 1, unit: str = "") -> int:
+    """Return a whole number of at least ``least``; the error about a wrong type names the unit.
 
     Raises:
         TypeError: not a whole number.
         ValueError: too small.
     """
-    number = integer(argument, value)
+    number = integer(argument, value, unit)
     if number < least:
         raise ValueError(f"{argument} must be at least {least}: {number}")
     return number
 
 
-def integer(argument: str, value: object) -> int:
+def integer(argument: str, value: object, unit: str = "") -> int:
     """Return a whole number, also a negative one.
 
     Raises:
         TypeError: not a whole number.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{argument} must be a whole number, not {value!r}")
+        of_what = f" of {unit}" if unit else ""
+        raise TypeError(f"{argument} must be a whole number{of_what}, not {value!r}")
     number: int = value.__index__()
     return number
 

@@ -175,7 +175,7 @@ def memory(value: object) -> int | None:
     """
     if value is None:
         return None
-    limit = checks.whole("memory_limit", value)
+    limit = checks.whole("memory_limit", value, unit="bytes")
     if limit < _LEAST_MEMORY:
         raise ValueError(f"memory_limit is in bytes, and must be at least 1 MiB: {limit}")
     return limit

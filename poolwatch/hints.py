@@ -21,11 +21,15 @@ _IN_JOB = "apply_async(..., {0}=...) takes it"
 OF_POOL = {
     "max_workers": "processes",
     "workers": "processes",
+    "n_jobs": "processes",
+    "num_workers": "processes",
     "mp_context": "context",
     "max_tasks_per_child": "maxtasksperchild",
 }
 OF_EXECUTOR = {
     "processes": "max_workers",
+    "n_jobs": "max_workers",
+    "num_workers": "max_workers",
     "context": "mp_context",
     "maxtasksperchild": "max_tasks_per_child",
 }

@@ -110,9 +110,7 @@ class RetryLost(LostWorkerPolicy):
         *,
         otherwise: LostWorkerPolicy | None = None,
     ) -> None:
-        if not isinstance(max_attempts, int) or max_attempts < 1:
-            raise ValueError(f"max_attempts must be a whole number of at least 1: {max_attempts!r}")
-        self.max_attempts = max_attempts
+        self.max_attempts = checks.whole("max_attempts", max_attempts)
         self.backoff = (
             backoff if callable(backoff) else checks.seconds("backoff", backoff, positive=False)
         )
@@ -141,9 +139,7 @@ class Quarantine(LostWorkerPolicy):
     """
 
     def __init__(self, after: int = 3, *, otherwise: LostWorkerPolicy | None = None) -> None:
-        if not isinstance(after, int) or after < 1:
-            raise ValueError(f"after must be a whole number of at least 1: {after!r}")
-        self.after = after
+        self.after = checks.whole("after", after)
         self.otherwise = _policy("otherwise", otherwise)
         self._deaths: dict[bytes, int] = {}
         self._lock = threading.Lock()

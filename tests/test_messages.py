@@ -27,7 +27,12 @@ pytestmark = pytest.mark.timeout(40)
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("max_workers", "processes"), ("mp_context", "context"), ("max_tasks", "maxtasksperchild")],
+    [
+        ("max_workers", "processes"),
+        ("n_jobs", "processes"),
+        ("mp_context", "context"),
+        ("max_tasks", "maxtasksperchild"),
+    ],
 )
 def test_pool_hints_at_its_own_names(given: str, meant: str) -> None:
     """Those of an executor are known, others are compared."""
@@ -40,6 +45,12 @@ def test_pool_hints_at_its_own_names(given: str, meant: str) -> None:
         AsyncPool(max_workers=2)  # type: ignore[call-arg]
 
 
+def test_memory_limit_in_words_is_refused_with_its_unit() -> None:
+    """``1G`` is understood by other tools."""
+    with pytest.raises(TypeError, match=r"^memory_limit must be a whole number of bytes, not '1G'"):
+        Pool(memory_limit="1G")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
@@ -47,6 +58,7 @@ def test_pool_hints_at_its_own_names(given: str, meant: str) -> None:
         ("context", "mp_context"),
         ("maxtasksperchild", "max_tasks_per_child"),
         ("maxworkers", "max_workers"),
+        ("n_jobs", "max_workers"),
         ("capture_stder", "capture_stderr"),
     ],
 )

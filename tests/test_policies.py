@@ -161,6 +161,15 @@ def test_quarantine_refuses_a_call_that_kills(make_pool: Any, tmp_path: Any) -> 
 # -- ByCause and policies of the user's own ---------------------------------------------------
 
 
+@pytest.mark.parametrize("make", [RetryLost, Quarantine])
+def test_counts_are_whole_numbers(make: Any) -> None:
+    """The error names the argument."""
+    with pytest.raises(TypeError, match=r"^(max_attempts|after) must be a whole number, not True$"):
+        make(True)
+    with pytest.raises(ValueError, match=r"^(max_attempts|after) must be at least 1: 0$"):
+        make(0)
+
+
 @pytest.mark.parametrize("policies", [RetryLost(), None, [signal.SIGKILL]])
 def test_by_cause_wants_a_mapping(policies: Any) -> None:
     """A bare policy is refused by the name of the argument."""
