@@ -523,6 +523,21 @@ def test_replacement_on_its_way_is_waited_for() -> None:
     assert crawl.account.workers_alive == 2
 
 
+def test_queue_is_not_asked_for_something_within_no_time() -> None:
+    """``SimpleQueue.get(timeout=0.0)`` may wait for ever in Python 3.10."""
+
+    class Strict(queue.SimpleQueue[Event]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Event:
+            assert timeout
+            return super().get(block, timeout)
+
+    crawl, pool = crawl_of([linked(START, "stop", "never"), Interrupted(signal.SIGTERM)])
+    crawl._events = pool.events = Strict()
+    crawl.run()
+    crawl.drain()
+    assert crawl.account.unended == 2
+
+
 # --- the view ---
 
 

@@ -87,7 +87,7 @@ class Crawl:
             self._show(now)
         wait = max(0.0, min(deadline, self._next_show) - time.monotonic())
         try:
-            event = self._events.get(timeout=wait)
+            event = self._take(wait)
         except queue.Empty:
             return None
         if isinstance(event, Ended):
@@ -95,6 +95,19 @@ class Crawl:
         elif isinstance(event, Interrupted) and self.interrupted is None:
             self.interrupted = event.signum
         return event
+
+    def _take(self, wait: float) -> Event:
+        """Take the next event; it is asked without a time-out first.
+
+        Where the time-out passes while Python 3.10's ``get`` looks for the first time, as a
+        time-out of 0 may, that waits for ever.
+        """
+        try:
+            return self._events.get_nowait()
+        except queue.Empty:
+            if wait <= 0:
+                raise
+        return self._events.get(timeout=wait)
 
     def _end(self, event: Ended) -> None:
         self.account.end(event)
