@@ -10,8 +10,8 @@ listens to events. The rest is left to the supervisor. Nothing here blocks, and 
 the user's code.
 
 A signal handler may raise in the middle of it (Ctrl-C in the main thread). Taking a frame in may
-therefore be done twice, a frame leaves the ring only afterwards, and ``Supervisor.repair`` puts the
-rest in order. A handler may also *use* the pool in the middle of it: see ``Dispatcher.entered``.
+therefore be done twice, a frame leaves the ring only afterwards, and ``repairs`` puts the rest in
+order. A handler may also *use* the pool in the middle of it: see ``Dispatcher.entered``.
 """
 
 from __future__ import annotations

@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -82,6 +81,7 @@ from poolwatch.memory_watch import MemoryWatch
 from poolwatch.orders import Orders
 from poolwatch.policies import Fail, FailFast, LostWorkerPolicy, Retry
 from poolwatch.postmortem import Examiner
+from poolwatch.repairs import Repairs
 from poolwatch.sizing import Sizing
 from poolwatch.slots import Slots
 from poolwatch.stalls import StallFinder, Watchdog
@@ -152,6 +152,7 @@ class Supervisor:
             loop, bus, dispatcher, crew, hooks, endings, self.aside, sizing, tally, oom
         )
         grace = options.terminate_grace
+        self.repair = Repairs(dispatcher, crew, self.intake, self.aside, on_drained).repair
         self.assist = Assist(loop, bus, dispatcher, self.intake, self.repair)
         self.orders = Orders(
             loop,
@@ -251,46 +252,6 @@ class Supervisor:
 
     def _holding(self) -> list[WorkerProcess]:
         return [worker for worker in self.crew.everybody() if worker.jobs]
-
-    def repair(self, job: Job | None) -> None:
-        """Put the books in order after a signal handler raised in the middle of a caller's help.
-
-        What workers have written is taken in, as far as it has not been. What any worker has not
-        begun is taken back, so that it does not matter whether its frame went out. The job that the
-        caller was about is put in line if it is nowhere.
-        """
-        dispatcher = self.dispatcher
-        with dispatcher.lock:
-            workers = self.crew.everybody()
-            for worker in workers:
-                self.intake.take_ring(worker)
-                dispatcher.put_back(dispatcher.recall(worker))
-            doubtful, dispatcher.in_doubt = dispatcher.in_doubt, {}
-            held = [other for worker in workers for other in worker.jobs.values()]
-            dispatcher.take_arrivals()
-            waiting = dict.fromkeys(dispatcher.backlog)  # one may be in line twice
-            dispatcher.backlog = deque(other for other in waiting if other not in held)
-            for other in dispatcher.backlog:
-                if other.state is JobState.SENT:
-                    dispatcher.move(other, JobState.PENDING)
-            places = {*dispatcher.backlog, *self.aside.jobs, *held}
-            if job is not None and job not in places and not job.state.final:
-                if job.state is not JobState.PENDING:
-                    dispatcher.move(job, JobState.PENDING)
-                dispatcher.line_up(job)
-                places.add(job)
-            dispatcher.unfinished = sum(not other.state.final for other in places)
-            if job is not None and job.chunk is not None:
-                job.chunk.recount()
-            for worker in workers:
-                if worker.stream.broken or (worker in doubtful and not dispatcher.can_recall):
-                    self._stream_broken(worker)
-                else:
-                    dispatcher.refill(worker)
-                    dispatcher.flush(worker)
-                    self.intake.arm(worker)
-            if not dispatcher.unfinished:
-                self._on_drained()
 
     # -- reports of the launcher -------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ OTHER_THREADS = {
     "Recalls._look_for_the_urgent",
     "Core._end_all",
     "Sizing.went_on",
-    "Supervisor.repair",
+    "Repairs.repair",
 }
 
 
