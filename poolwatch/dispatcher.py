@@ -32,7 +32,7 @@ from poolwatch.events import (
     JobTerminated,
 )
 from poolwatch.exceptions import PoisonJobError
-from poolwatch.job import NO_OPTIONS, Job
+from poolwatch.job import NO_OPTIONS, Job, JobOptions
 from poolwatch.job_state import JobState
 from poolwatch.loop import EventLoop
 from poolwatch.ranks import insert_before, insert_behind, is_mixed
@@ -370,12 +370,7 @@ class Dispatcher:
     def _send_frames(self, worker: WorkerProcess, jobs: Iterable[Job]) -> None:
         held = worker.jobs
         if not held:
-            worker.sent_at = int(self._loop.time() * 1e9)
-            worker.fields[ledger.BELL] = not self.tended
-            if not self.watched:
-                self.on_busy()
-            if not self.recalls.expecting:
-                self.recalls.expect()
+            self._expect_work(worker)
         parts: list[bytes] = []
         complete = True
         is_quiet = not self._bus.follows_jobs
@@ -395,11 +390,8 @@ class Dispatcher:
             head, payload, label = job.head, job.payload, job.id
             if job.options is not NO_OPTIONS:
                 label |= job.attempts << frames.LABEL_BITS
-                if job.options.accept_callback is not None:
-                    flags |= frames.WANT_ACCEPT
-                if job.options.settings:
-                    flags |= frames.SETTINGS
-                    head = job.options.settings + head
+                flags |= _flags_of(job.options)
+                head = job.options.settings + head
                 self.arm_deadlines(job)
             if isinstance(payload, bytes):
                 size, split = len(head) + len(payload), len(head)
@@ -424,6 +416,15 @@ class Dispatcher:
             self._loop.call_soon(lambda: self.flush(worker))
         elif worker.stream.broken:
             self._loop.call_soon(lambda: self.on_broken(worker))
+
+    def _expect_work(self, worker: WorkerProcess) -> None:
+        """A worker that held nothing is about to be sent something."""
+        worker.sent_at = int(self._loop.time() * 1e9)
+        worker.fields[ledger.BELL] = not self.tended
+        if not self.watched:
+            self.on_busy()
+        if not self.recalls.expecting:
+            self.recalls.expect()
 
     def flush(self, worker: WorkerProcess) -> None:
         """See to it that what waits in a worker's stream goes out. In the supervisor's thread."""
@@ -499,3 +500,8 @@ class Dispatcher:
             self._bus.emit(
                 kind(self._bus.pool, job.id, job.name, old.name, state.name, pid, run_time)
             )
+
+
+def _flags_of(options: JobOptions) -> int:
+    flags = 0 if options.accept_callback is None else frames.WANT_ACCEPT
+    return flags | frames.SETTINGS if options.settings else flags
