@@ -49,7 +49,8 @@ class ForkLauncher(Launcher):
         """Wait for the zygotes' end and close everything; see the base class."""
         for forker in list(self._forkers):
             forker.join(seconds)
-        for forked in self._forked:
+        while self._forked:  # a forker that takes longer may still add to it
+            forked = self._forked.popleft()
             if forked.channel is not None:
                 # It may have been forked while we ended; the end of its channel ends it.
                 self._alive.append(Zygote(forked.channel, child=forked.child))
