@@ -74,6 +74,48 @@ def test_start_method_does_not_matter(stage: Stage, how: str, start_method: str)
 
 # -- Ctrl-C in a terminal ---------------------------------------------------------------------
 
+BOOTING = """\
+import os, signal, sys, threading
+import work
+from poolwatch import Pool
+
+def strike_while_it_boots():
+    while not is_up.wait(0.001):
+        os.killpg(0, signal.SIGINT)
+        os.killpg(0, signal.SIGTERM)
+
+if __name__ == "__main__":
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda signum, frame: None)
+    is_up = threading.Event()
+    threading.Thread(target=strike_while_it_boots).start()
+    pool = Pool(2, context=sys.argv[1])
+    print(pool.map(work.square, range(5), 1))
+    is_up.set()
+    pool.close()
+    pool.join()
+    print([each for each in (signal.SIGINT, signal.SIGTERM)
+           if each in signal.pthread_sigmask(signal.SIG_BLOCK, [])])
+"""
+
+
+@pytest.mark.parametrize("method", ["zygote", "fork", "spawn", "forkserver"])
+def test_signals_to_the_group_while_it_boots(tmp_path: Path, method: str) -> None:
+    """They do not hurt what makes the workers, from its first moment on."""
+    script = tmp_path / "booting.py"
+    script.write_text(BOOTING)
+    ended = subprocess.run(
+        [sys.executable, str(script), method],
+        env=script_environment(),
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("[0, 1, 4, 9, 16]\n[]\n", "")
+
+
 GROUP = """\
 import sys, os, threading
 import work

@@ -487,7 +487,7 @@ def test_what_does_not_unpickle_fails_its_own_item(make_pool: Any, ordered: bool
     """A result here, or an argument in the worker."""
     pool = make_pool(2)
     found = outcomes(imap(pool, ordered, imap_work.misbehave, [8, 9, 10]))
-    assert [value for value in found if isinstance(value, int)] == [8, 10]
+    assert {value for value in found if isinstance(value, int)} == {8, 10}
     assert sum(isinstance(value, MaybeEncodingError) for value in found) == 1
     items = [1, imap_work.Explosive(), 2]
     found = outcomes(imap(pool, ordered, imap_work.type_name, items))

@@ -61,6 +61,8 @@ def command(entry: str, *numbers: int) -> list[str]:
 
 def guardian_main(setup_fd: int, guardian_fd: int, zygote_fd: int) -> NoReturn:
     """Become the guardian of a pool whose workers start from a fresh interpreter."""
+    signals.disregard()
+    signals.let_through()
     preparation, rest = _read_setup(setup_fd)
     _adopt_tracker(preparation)
     setup = WorkerSetup(pool=preparation.data["name"])

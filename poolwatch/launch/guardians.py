@@ -23,6 +23,7 @@ from poolwatch.launch import imports
 from poolwatch.launch.fresh import Preparation, command
 from poolwatch.launch.zygote import Guardian, Nursery, Zygote, run_helper
 from poolwatch.transport import kernel
+from poolwatch.worker import signals
 from poolwatch.worker.main import WorkerSetup
 
 _EXECUTE_CHILD = subprocess.Popen._execute_child.__code__  # type: ignore[attr-defined]
@@ -101,24 +102,29 @@ def fork_guardian(
         OSError: fork failed.
     """
     owner = os.getpid()
-    pid = _fork()
+    pid, held_back = _fork()
     if pid == 0:
         _close(close)
-        run_helper(Guardian, sock, Nursery(owner, setup), zygote_sock)
+        run_helper(Guardian, sock, Nursery(owner, setup), zygote_sock, held_back)
     return Child(pid)
 
 
 def fork_zygote(setup: WorkerSetup, sock: socket.socket, close: list[int]) -> Child:
     """Fork a zygote without a guardian (start method ``fork``); see :func:`fork_guardian`."""
     owner = os.getpid()
-    pid = _fork()
+    pid, held_back = _fork()
     if pid == 0:
         _close(close)
-        run_helper(Zygote, sock, Nursery(owner, setup))
+        run_helper(Zygote, sock, Nursery(owner, setup), held_back=held_back)
     return Child(pid)
 
 
-def _fork() -> int:
+def _fork() -> tuple[int, set[int]]:
+    """Fork; in the child, signals are still held back.
+
+    Returns:
+        What ``os.fork`` does, and the signals that were held back before.
+    """
     # What is in the buffers now would otherwise be printed by every worker as well.
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -130,13 +136,19 @@ def _fork() -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         imports.let_others_finish()
         pipes = _pipes_of_starting_programs()
-        pid = os.fork()
+        pid = -1
+        held_back = signals.hold_back()
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0:
+                signals.let_through(held_back)
     if pid == 0:
         imports.forget_others()
         for fd, inode in pipes.items():
             if _inode(fd) == inode:  # it may have been closed meanwhile, and be the user's by now
                 os.close(fd)
-    return pid
+    return pid, held_back
 
 
 def _pipes_of_starting_programs() -> dict[int, int | None]:
@@ -245,11 +257,15 @@ class FreshStart:
             with open(os.dup(setup_fd), "wb") as target:
                 target.write(self._pickle(preparation) + self._setup)
             own = [setup_fd, sock.fileno(), zygote_sock.fileno()]
-            process = subprocess.Popen(
-                command("guardian_main", *own),
-                stdin=subprocess.DEVNULL,
-                pass_fds=[*own, tracker_fd, *self.inherited],
-            )
+            held_back = signals.hold_back()
+            try:
+                process = subprocess.Popen(
+                    command("guardian_main", *own),
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[*own, tracker_fd, *self.inherited],
+                )
+            finally:
+                signals.let_through(held_back)
         finally:
             os.close(setup_fd)
         process.returncode = 0  # reaped by pid, as the other kind of guardian

@@ -20,6 +20,7 @@ from poolwatch.launch import control
 from poolwatch.launch.control import Channel, Message
 from poolwatch.launch.reaper import Reaper, wait_for_exit
 from poolwatch.transport import kernel, ledger
+from poolwatch.worker import signals
 from poolwatch.worker.main import WorkerEnds, WorkerSetup
 from poolwatch.worker.process import run_bootstrapped, serve_as_worker
 from poolwatch.worker.title import set_title
@@ -296,6 +297,7 @@ def run_helper(
     sock: socket.socket,
     nursery: Nursery,
     zygote_sock: socket.socket | None = None,
+    held_back: set[int] | None = None,
 ) -> NoReturn:
     """In a freshly forked process: become a zygote or guardian; never returns.
 
@@ -304,7 +306,11 @@ def run_helper(
         sock: its end of its control channel.
         nursery: from what workers are made.
         zygote_sock: for a guardian, the channel of the zygote that it forks at once.
+        held_back: signals that are to be held back from now on; others may have been until now.
     """
+    signals.disregard()
+    if held_back is not None:
+        signals.let_through(held_back)
 
     def serve() -> NoReturn:
         signal.set_wakeup_fd(-1)

@@ -149,14 +149,25 @@ def disregard() -> None:
             signal.siginterrupt(signum, False)
 
 
-def hold_back() -> None:
-    """Before this process executes a fresh worker: signals wait until that disregards them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _DISREGARDED)
+def hold_back() -> set[int]:
+    """Before a process is made that will disregard signals: they wait there until it does.
+
+    Returns:
+        What this thread held back before, for :func:`let_through`.
+    """
+    return {*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, _DISREGARDED))}
 
 
-def let_through() -> None:
-    """In a fresh worker that disregards signals: those that were held back may come."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _DISREGARDED)
+def let_through(before: set[int] | None = None) -> None:
+    """Let come what was held back.
+
+    Args:
+        before: what is held back from now on; by default only these signals are let through.
+    """
+    if before is None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _DISREGARDED)
+    else:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _do_nothing(signum: int, frame: FrameType | None) -> None:
