@@ -19,10 +19,12 @@ from poolwatch.evidence import stacks
 from poolwatch.exceptions import MemoryLimitExceeded, TimeLimitExceeded
 from poolwatch.job import Job
 from poolwatch.loop import EventLoop
+from poolwatch.stalls import process_state
 from poolwatch.transport import kernel, ledger
 from poolwatch.workers import Strike, WorkerProcess, WorkerState
 
-_DUMP_SECONDS = 0.05  # a dump that takes longer is taken as it is
+_DUMP_SECONDS = 0.05  # a dump that takes longer is taken as it is, ...
+_WAIT_SECONDS = 0.25  # ... but for a worker that waits for a processor, which gets so much more
 _FIRST_NUDGE = 0.05  # s; each is twice as long after the one before
 _LAST_NUDGE = 2.0
 
@@ -86,7 +88,7 @@ class Strikes:
         job.limit = error
         worker.struck = Strike(stacks.size_of_dumps(worker), item)
         self._crew.kill(worker, kernel.FATAL_STACK_SIGNAL, why=f"killed by this pool: {error}")
-        self._loop.call_later(_DUMP_SECONDS, lambda: self._finish_off(worker))
+        self._loop.call_later(_DUMP_SECONDS, lambda: self._finish_off(worker, _WAIT_SECONDS))
         self._expect_death(job)
 
     def interrupt(self, worker: WorkerProcess, job: Job, item: int) -> None:
@@ -118,7 +120,11 @@ class Strikes:
             if pause < _LAST_NUDGE:
                 self._nudge_later(worker, job, serial, pause)
 
-    def _finish_off(self, worker: WorkerProcess) -> None:
+    def _finish_off(self, worker: WorkerProcess, patience: float) -> None:
         with self._dispatcher.lock:
-            if worker.state is not WorkerState.DEAD:
+            if worker.state is WorkerState.DEAD:
+                return
+            if patience and worker.pid and process_state(worker.pid) == "R":
+                self._loop.call_later(patience, lambda: self._finish_off(worker, 0.0))
+            else:
                 self._crew.kill(worker)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from chunk_work import busy_for
@@ -318,6 +319,55 @@ class RefusesToPickle:
 
 def return_refuses_to_pickle() -> RefusesToPickle:
     return RefusesToPickle()
+
+
+class OwnError(BaseException):
+    """No ``Exception``."""
+
+
+class LeavesWhilePickled:
+    """Raises what is no ``Exception`` when it is pickled."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> NoReturn:
+        raise self.error("from within __reduce__")
+
+
+class LeavesWhilePickledError(Exception):
+    def __reduce__(self) -> NoReturn:
+        sys.exit(3)
+
+
+def raise_leaves_while_pickled() -> NoReturn:
+    raise LeavesWhilePickledError("no")
+
+
+def leave_at_three(item: tuple[int, type[BaseException]]) -> object:
+    number, error = item
+    return LeavesWhilePickled(error) if number == 3 else number
+
+
+class Finalised:
+    """Calls something when it dies, but in its home."""
+
+    def __init__(self, home: int, func: Callable[..., object], *args: object) -> None:
+        self.home = home
+        self.call = func, args
+
+    def __del__(self) -> None:
+        if os.getpid() != self.home:
+            func, args = self.call
+            func(*args)
+
+
+def take(thing: object) -> str:
+    return "done"
+
+
+def give(home: int, func: Callable[..., object], *args: object) -> Finalised:
+    return Finalised(home, func, *args)
 
 
 def refuse_item(number: int) -> object:

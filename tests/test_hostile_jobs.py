@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+from asyncio import CancelledError
 from multiprocessing import TimeoutError
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,28 @@ def test_result_too_deep_to_pickle(make_pool: Any) -> None:
     pid = only_worker(pool)
     with pytest.raises(MaybeEncodingError, match=r"(?i)recursion"):
         pool.apply_async(faults.deeply_nested).get(DEADLINE)
+    assert only_worker(pool) == pid
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, CancelledError, faults.OwnError])
+def test_result_that_leaves_while_it_is_pickled(make_pool: Any, error: Any) -> None:
+    """Whatever is raised in there costs the one result, alone or in a chunk, and no worker."""
+    pool = make_pool(1)
+    pid = only_worker(pool)
+    with pytest.raises(MaybeEncodingError, match="from within __reduce__"):
+        pool.apply_async(faults.LeavesWhilePickled, (error,)).get(DEADLINE)
+    outcomes = pool.map_async(faults.leave_at_three, [(n, error) for n in range(8)], 8).outcomes()
+    assert [value for succeeded, value in outcomes if succeeded] == [0, 1, 2, 4, 5, 6, 7]
+    assert isinstance(outcomes[3][1], MaybeEncodingError)
+    assert only_worker(pool) == pid
+
+
+def test_error_that_leaves_while_it_is_pickled(make_pool: Any) -> None:
+    """It is told as text."""
+    pool = make_pool(1)
+    pid = only_worker(pool)
+    with pytest.raises(MaybeEncodingError, match="LeavesWhilePickledError"):
+        pool.apply_async(faults.raise_leaves_while_pickled).get(DEADLINE)
     assert only_worker(pool) == pid
 
 

@@ -21,7 +21,7 @@ from helpers import (
     only_worker,
 )
 
-from poolwatch import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from poolwatch import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, strikes
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -156,6 +156,20 @@ def test_soft_limit_that_is_not_caught_is_the_jobs_exception(make_pool: Any, sta
     with pytest.raises(SoftTimeLimitExceeded):
         job.get(DEADLINE)
     assert only_worker(pool) == pid
+
+
+def test_worker_without_a_processor_still_says_where_it_was(
+    make_pool: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine it may be a while until it runs at all."""
+    monkeypatch.setattr(strikes, "_DUMP_SECONDS", 0.0)
+    pool = make_pool(1)
+    for _ in range(5):
+        job = pool.apply_async(faults.hang_in_sum, (stage.bell,), timeout=0.05)
+        stage.heard()
+        with pytest.raises(TimeLimitExceeded) as caught:
+            job.get(DEADLINE)
+        assert "hang_in_sum" in str(caught.value.stack)
 
 
 @pytest.mark.every_start_method("spawn", "forkserver")

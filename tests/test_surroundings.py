@@ -150,14 +150,14 @@ def test_settings_survive_sending_by_value(make_pool: Any, tmp_path: Path) -> No
     """A function that the worker does not know is sent by value, with the same settings."""
     pool = make_pool(1)
     pool.apply(os.getpid)
-    path = tmp_path / "late_module.py"
+    path = tmp_path / "module_of_the_job.py"
     path.write_text("import os\ndef look(): return os.environ.get('POOLWATCH_A'), os.getcwd()\n")
     sys.path.insert(0, str(tmp_path))
     try:
-        import late_module
+        import module_of_the_job
     finally:
         sys.path.remove(str(tmp_path))
-    job = pool.apply_async(late_module.look, env={A: "late"}, cwd=tmp_path)
+    job = pool.apply_async(module_of_the_job.look, env={A: "late"}, cwd=tmp_path)
     assert job.get(DEADLINE) == ("late", str(tmp_path))
 
 

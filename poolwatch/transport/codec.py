@@ -291,7 +291,7 @@ class Failure(NamedTuple):
 
 
 def encode_failure(error: BaseException, saying: str | None = None) -> bytes:
-    """Pickle an exception together with its traceback as text; never raises.
+    """Pickle an exception together with its traceback as text, in a child; never raises.
 
     Args:
         error: the exception.
@@ -302,11 +302,11 @@ def encode_failure(error: BaseException, saying: str | None = None) -> bytes:
     reason = ""
     try:
         pickled = dumps(error)
-    except Exception as problem:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+    except BaseException as problem:  # noqa: BLE001  (a user's __reduce__ may raise anything)
         reason = safe_repr(problem)
         try:
             pickled = dumps_by_value(error)
-        except Exception:  # noqa: BLE001
+        except BaseException:  # noqa: BLE001
             pass  # the text of the failure says what it was
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}"
@@ -354,6 +354,8 @@ def safe_repr(obj: object) -> str:
     """Return a shortened ``repr`` that never raises."""
     try:
         text = repr(obj)
-    except Exception as error:  # noqa: BLE001  (a user's __repr__ may raise anything)
+    except KeyboardInterrupt:
+        raise  # where the user asks for it, it is not the object's
+    except BaseException as error:  # noqa: BLE001  (a user's __repr__ may raise anything)
         return f"<{type(obj).__qualname__}: repr raised {type(error).__qualname__}>"
     return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 3] + "..."

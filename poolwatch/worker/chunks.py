@@ -205,7 +205,7 @@ class ChunkRunner:
         self._base += len(values)
         try:
             return codec.encode((values, failures))
-        except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+        except BaseException:  # noqa: BLE001  (a user's __reduce__ may raise anything)
             for index, value in enumerate(values):
                 if index not in failures and not _pickles(value):
                     failures[index] = failure_of(value)
@@ -216,7 +216,7 @@ class ChunkRunner:
 def _pickles(value: object) -> bool:
     try:
         codec.encode(value)
-    except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+    except BaseException:  # noqa: BLE001  (a user's __reduce__ may raise anything)
         return False
     return True
 
@@ -225,7 +225,7 @@ def failure_of(value: object) -> bytes:
     """Return the failure that tells why a value cannot be pickled."""
     try:
         codec.encode(value)
-    except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+    except BaseException as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
         problem = MaybeEncodingError(codec.safe_repr(error), codec.safe_repr(value))
     else:
         problem = MaybeEncodingError("it pickled only at the second attempt", type(value).__name__)

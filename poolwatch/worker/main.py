@@ -227,7 +227,7 @@ class Worker:
             self._outbox.send(frames.ACCEPTED, b"", serial, started)
         head = payload[:split]
         measured = head not in self._short and self._memory is not None and self._memory.reset()
-        kind, outcome = self._outcome(flags, serial, head, payload[split:], fd)
+        kind, outcome, left = self._outcome(flags, serial, head, payload[split:], fd)
         self._leave_if_forked()
         _flush_stdout()
         before, self._cpu = self._cpu, process_time_ns()
@@ -240,6 +240,9 @@ class Worker:
             cpu = self._divided(cpu, ended)
         self._outbox.send(kind, outcome, serial, wall, cpu)
         fields[ledger.FINISHED] = serial
+        # What the job was given, and its value, die only now: the outcome does not wait for that,
+        # and what a finaliser does is not the job's any more.
+        left = None  # noqa: F841
         fields[ledger.PHASE] = ledger.IDLE
         self._done += 1
         if wall < _SHORT_NS and self._patience <= 0:
@@ -267,8 +270,13 @@ class Worker:
 
     def _outcome(
         self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
-    ) -> tuple[int, codec.Payload]:
-        """Run one job; return the kind of frame and the payload that tell how it went."""
+    ) -> tuple[int, codec.Payload, object]:
+        """Run one job.
+
+        Returns:
+            The kind of frame and the payload that tell how it went, and what must not die before
+            they have been sent.
+        """
         if flags and flags & frames.SETTINGS:
             return self._outcome_in_surroundings(flags, serial, head, payload, fd)
         try:
@@ -277,31 +285,31 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             missing = isinstance(error, (AttributeError, ImportError))
             if missing and not flags & frames.BY_VALUE:
-                return frames.NOT_FOUND, b""
-            return frames.DECODING_FAILED, codec.encode_failure(error)
+                return frames.NOT_FOUND, b"", None
+            return frames.DECODING_FAILED, codec.encode_failure(error), None
         try:
             if flags and flags & frames.CHUNK:
-                return frames.RESULT, self._chunks.run(func, args, kwds, serial, flags)
+                return frames.RESULT, self._chunks.run(func, args, kwds, serial, flags), call
             value = self._call(func, args, kwds, serial)
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             if self._orders.terminating and isinstance(error, SystemExit):
                 die_of(SIGTERM)  # a job that swallowed it has lived on, and its result counts
             error.__traceback__ = chunks.without_frames_of(error, __file__, chunks.__file__)
-            return frames.FAILURE, codec.encode_failure(error)
+            return frames.FAILURE, codec.encode_failure(error), call
         if value is None:
-            return frames.RESULT, codec.PICKLED_NONE
+            return frames.RESULT, codec.PICKLED_NONE, call
         try:
-            return frames.RESULT, codec.encode(value)
-        except Exception:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-            return frames.FAILURE, chunks.failure_of(value)
+            return frames.RESULT, codec.encode(value), (call, value)
+        except BaseException:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+            return frames.FAILURE, chunks.failure_of(value), (call, value)
 
     def _outcome_in_surroundings(
         self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
-    ) -> tuple[int, codec.Payload]:
+    ) -> tuple[int, codec.Payload, object]:
         section, head = settings.split(head)
         begun = False
 
-        def run() -> tuple[int, codec.Payload]:
+        def run() -> tuple[int, codec.Payload, object]:
             nonlocal begun
             begun = True
             return self._outcome(flags & ~frames.SETTINGS, serial, head, payload, fd)
@@ -312,7 +320,7 @@ class Worker:
             if not begun:
                 _drop(fd)
             error.__traceback__ = None  # nothing of the user's own is in it
-            return frames.FAILURE, codec.encode_failure(error)
+            return frames.FAILURE, codec.encode_failure(error), None
 
     def _leave_if_forked(self) -> None:
         """A job forked, and its child has come back here: this is not the worker."""
@@ -348,7 +356,7 @@ def _flush_stdout() -> None:
     """What the job printed must not be lost with a later job's crash."""
     try:
         sys.stdout.flush()
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001
         pass  # closed, replaced, or its reader is gone: the job's own affair
 
 
