@@ -139,7 +139,8 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run ``fn(*args, **kwargs)`` in a worker; return a :class:`Future` at once.
 
-        If the call does not pickle, the future tells so.
+        If the call does not pickle, the future tells so; what is raised meanwhile and is no
+        ``Exception`` (Ctrl-C, say) leaves at once.
 
         Raises:
             TypeError: not callable, or a coroutine function.

@@ -124,7 +124,8 @@ class Pool(PoolMaps, PoolControl, PoolInsides):
 
     Raises:
         TypeError: an argument of the wrong kind, or one that does not exist.
-        ValueError: a value out of range; the text names the argument.
+        ValueError: a value out of range; the text names the argument. Also a ``maxtasksperchild``
+            of the wrong kind, as in multiprocessing.
         OSError: no process or descriptor to be had.
     """
 
