@@ -119,13 +119,14 @@ def test_signals_to_the_group_while_it_boots(tmp_path: Path, method: str) -> Non
 GROUP = """\
 import sys, os, threading
 import work
-from helpers import DEADLINE, worker_pids
+from helpers import DEADLINE, assert_full_strength, worker_pids
 from poolwatch import Pool
 
 if __name__ == "__main__":
     bell, gate = sys.argv[1:]
     pool = Pool(2)
-    before = {{*pool.map(work.echo, range(2), 1)}} and worker_pids(pool)
+    assert_full_strength(pool)
+    before = worker_pids(pool)
     try:
         {call}
     except KeyboardInterrupt:

@@ -54,7 +54,7 @@ def test_many_jobs_come_back_right(make_pool: Any) -> None:
     pool = make_pool(2)
     jobs = [pool.apply_async(work.square, (n,)) for n in range(2000)]
     assert [job.get(DEADLINE) for job in jobs] == [n * n for n in range(2000)]
-    assert {worker.phase for worker in pool.workers} == {"idle"}
+    eventually(lambda: {worker.phase for worker in pool.workers} == {"idle"})
 
 
 @pytest.mark.every_start_method("spawn", "forkserver")

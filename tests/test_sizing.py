@@ -16,6 +16,7 @@ from helpers import (
     DEADLINE,
     Stage,
     assert_full_strength,
+    assert_gone,
     bounded,
     eventually,
     running_script,
@@ -253,10 +254,12 @@ def test_wrong_elasticity_is_named(make_pool: Any, options: Any, named: str) -> 
 def test_restart_replaces_every_worker(make_pool: Any, stage: Stage) -> None:
     """Idle ones too; a job that runs ends in its old worker; nothing waits meanwhile."""
     pool = make_pool(2)
+    assert_full_strength(pool)
     job = pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate))
     busy = int(stage.heard())
     before = set(worker_pids(pool))
     helpers = set(pool._core._launchers.first.helper_pids())
+    assert helpers
     pool.restart()
     assert bounded(lambda: pool.apply(work.square, (3,))) == 9
     eventually(lambda: set(worker_pids(pool)) & before == {busy})
@@ -265,7 +268,8 @@ def test_restart_replaces_every_worker(make_pool: Any, stage: Stage) -> None:
     eventually(lambda: not set(worker_pids(pool)) & before)
     idle(pool, 2)
     eventually(lambda: len(pool._core.supervisor.sizing._old_launchers) == 0)
-    assert helpers
+    for helper in helpers:
+        assert_gone(helper)
     assert pool.apply(work.square, (4,)) == 16
 
 
