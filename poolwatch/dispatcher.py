@@ -254,7 +254,7 @@ class Dispatcher:
 
     def refill(self, worker: WorkerProcess) -> None:
         """Send a worker what it may hold, or note that it is idle. The lock is held."""
-        if worker.state is not WorkerState.UP or worker.unresponsive:
+        if worker.state is not WorkerState.UP or worker.unresponsive or worker.struck is not None:
             if worker.state is WorkerState.LEAVING and not worker.jobs:
                 self.on_emptied(worker)
             return
@@ -371,8 +371,6 @@ class Dispatcher:
         held = worker.jobs
         if not held:
             self._expect_work(worker)
-        if not self.recalls.expecting:
-            self.recalls.expect()
         parts: list[bytes] = []
         complete = True
         is_quiet = not self._bus.follows_jobs
@@ -421,11 +419,12 @@ class Dispatcher:
 
     def _expect_work(self, worker: WorkerProcess) -> None:
         """A worker that held nothing is about to be sent something."""
-        worker.awaited = worker.sent + 1
         worker.sent_at = int(self._loop.time() * 1e9)
         worker.fields[ledger.BELL] = not self.tended
         if not self.watched:
             self.on_busy()
+        if not self.recalls.expecting:
+            self.recalls.expect()
 
     def flush(self, worker: WorkerProcess) -> None:
         """See to it that what waits in a worker's stream goes out. In the supervisor's thread."""

@@ -29,7 +29,6 @@ _RECALL_AFTER = 0.004  # s between a worker falling idle and a look at what the 
 _UNRESPONSIVE = 100_000_000  # ns after which a worker that touches nothing is passed over
 _RESPONSE_AFTER = 0.15  # s between a sending to an idle worker and a look whether it has begun
 _ANSWER_SECONDS = 1.0  # s that such a worker gets to answer
-_RELEASE_SECONDS = 30.0  # ... while the finalisers of its last job's objects run
 
 
 class Recalls:
@@ -75,24 +74,16 @@ class Recalls:
                 self._dispatcher.idle.pop(worker, None)
                 worker.stream.send(frames.pack(frames.PING, b"", worker.sent))
                 worker.asked += 1
-                self._await_answer(worker, worker.asked, 0.0)
+                question = worker.asked
+                self._loop.call_later(_ANSWER_SECONDS, lambda: self._no_answer(worker, question))
         return jobs
 
-    def _await_answer(self, worker: WorkerProcess, question: int, waited: float) -> None:
-        """See after a while whether a worker has answered; ``waited`` so many seconds so far."""
-        waited += _ANSWER_SECONDS
-        self._loop.call_later(_ANSWER_SECONDS, lambda: self._no_answer(worker, question, waited))
-
-    def _no_answer(self, worker: WorkerProcess, question: int, waited: float) -> None:
+    def _no_answer(self, worker: WorkerProcess, question: int) -> None:
         """It holds nothing and does not answer (it is stopped, say): another takes its place."""
         with self._dispatcher.lock:
             if question != worker.asked:
                 return  # it has answered this one, and has been asked again since
-            if worker.state is not WorkerState.UP or not worker.unresponsive or worker.jobs:
-                return
-            if worker.is_releasing() and waited < _RELEASE_SECONDS:
-                self._await_answer(worker, question, waited)
-            else:
+            if worker.state is WorkerState.UP and worker.unresponsive and not worker.jobs:
                 text = f"worker {worker.name} (pid {worker.pid}) does not answer and is replaced"
                 self._bus.emit(Trouble(self._bus.pool, text))
                 self._dispatcher.on_broken(worker)
@@ -217,12 +208,7 @@ class Recalls:
             again = False
             for worker in list(self._dispatcher.holding()):
                 started = worker.fields[ledger.STARTED]
-                if worker.sent <= started:
-                    continue
-                if started in worker.jobs or started >= worker.awaited:
-                    # At a job, or between two. What is behind it should be begun by the next look.
-                    worker.awaited, worker.sent_at = started + 1, now
-                    again = True
+                if worker.sent <= started or started in worker.jobs:
                     continue
                 silent = now - worker.sent_at
                 if not self._dispatcher.can_recall and silent >= _ANSWER_SECONDS * 1e9:

@@ -19,7 +19,6 @@ from poolwatch.evidence import stacks
 from poolwatch.exceptions import MemoryLimitExceeded, TimeLimitExceeded
 from poolwatch.job import Job
 from poolwatch.loop import EventLoop
-from poolwatch.stalls import process_state
 from poolwatch.transport import kernel, ledger
 from poolwatch.workers import Strike, WorkerProcess, WorkerState
 
@@ -124,7 +123,18 @@ class Strikes:
         with self._dispatcher.lock:
             if worker.state is WorkerState.DEAD:
                 return
-            if patience and worker.pid and process_state(worker.pid) == "R":
+            if patience and worker.pid and _waits_for_a_processor(worker.pid):
                 self._loop.call_later(patience, lambda: self._finish_off(worker, 0.0))
             else:
                 self._crew.kill(worker)
+
+
+def _waits_for_a_processor(pid: int) -> bool:
+    """Return True when a process is not stopped, does not sleep, and does not block the signal."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
+    except OSError:
+        return False
+    blocked = int(status.get("SigBlk", "0"), 16) >> (kernel.FATAL_STACK_SIGNAL - 1) & 1
+    return status.get("State", "").startswith("R") and not blocked

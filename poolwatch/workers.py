@@ -73,9 +73,7 @@ class WorkerProcess:
         pidfd: stands for the process; signals go through it.
         jobs: what it holds, serial to job, in the order of sending.
         sent: serial of the last job sent.
-        awaited: serial of the job that it is to begin next, ...
-        sent_at: ... and since when that is waited for, monotonic nanoseconds; both are set when it
-            is sent something while it holds nothing, and by ``recalls``.
+        sent_at: when it was last sent something while it held nothing, monotonic nanoseconds.
         exitcode: its exit code, once it has ended.
         peak_rss: its greatest resident set in bytes, likewise.
         sending: serial of the job whose limit passed while it was writing its result.
@@ -102,7 +100,6 @@ class WorkerProcess:
 
     __slots__ = (
         "asked",
-        "awaited",
         "blameless",
         "boot_failure",
         "boot_timer",
@@ -167,7 +164,6 @@ class WorkerProcess:
         self.pidfd: int | None = None
         self.jobs: dict[int, Job] = {}
         self.sent = 0
-        self.awaited = 0
         self.sent_at = 0
         self.sending = 0
         self.exitcode: int | None = None
@@ -238,14 +234,6 @@ class WorkerProcess:
         except OSError:
             return True
         return bool(int(fields[_FLAGS]) & _EXITING)
-
-    def is_releasing(self) -> bool:
-        """Return True while it lets go of what its last job has left: finalisers run, say."""
-        fields = self.fields
-        return (
-            fields[ledger.PHASE] == ledger.SENDING
-            and fields[ledger.FINISHED] == fields[ledger.STARTED]
-        )
 
     def has_ended(self) -> bool:
         """Return True when the process has ended, reported or not."""

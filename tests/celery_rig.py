@@ -234,8 +234,16 @@ class Client:
 
     def inspect(self, what: str, **arguments: Any) -> Any:
         """The worker's reply to ``celery inspect ...``."""
-        inspector = self.control.inspect([self._hostname], timeout=DEADLINE, limit=1)
-        return (getattr(inspector, what)(**arguments) or {})[self._hostname]
+        # A question that comes before the worker listens to broadcasts is lost.
+        replies: dict[str, Any] = {}
+
+        def ask() -> bool:
+            inspector = self.control.inspect([self._hostname], timeout=2.0, limit=1)
+            replies.update(getattr(inspector, what)(**arguments) or {})
+            return self._hostname in replies
+
+        eventually(ask)
+        return replies[self._hostname]
 
     def is_answered(self) -> bool:
         """Whether the worker answers, within a moment."""

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from chunk_work import busy_for
@@ -249,6 +248,13 @@ def kill_parent() -> NoReturn:
     raise AssertionError("the worker outlives its zygote by an hour")
 
 
+def wait_with_signals_blocked(bell: str, gate: str) -> str:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    ring(bell)
+    wait_at(gate)
+    return "late"
+
+
 def hang_with_signals_blocked(bell: str) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     hang_deaf(bell)
@@ -347,27 +353,6 @@ def raise_leaves_while_pickled() -> NoReturn:
 def leave_at_three(item: tuple[int, type[BaseException]]) -> object:
     number, error = item
     return LeavesWhilePickled(error) if number == 3 else number
-
-
-class Finalised:
-    """Calls something when it dies, but in its home."""
-
-    def __init__(self, home: int, func: Callable[..., object], *args: object) -> None:
-        self.home = home
-        self.call = func, args
-
-    def __del__(self) -> None:
-        if os.getpid() != self.home:
-            func, args = self.call
-            func(*args)
-
-
-def take(thing: object) -> str:
-    return "done"
-
-
-def give(home: int, func: Callable[..., object], *args: object) -> Finalised:
-    return Finalised(home, func, *args)
 
 
 def refuse_item(number: int) -> object:

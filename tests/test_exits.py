@@ -116,6 +116,39 @@ def test_signals_to_the_group_while_it_boots(tmp_path: Path, method: str) -> Non
     assert (ended.stdout, ended.stderr) == ("[0, 1, 4, 9, 16]\n[]\n", "")
 
 
+HELD_BACK = """\
+import re, signal, sys
+import work
+from poolwatch import Pool
+
+def held_back():
+    with open("/proc/self/status") as status:
+        return int(re.search(r"SigBlk:\\s*(\\w+)", status.read()).group(1), 16)
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, signal.SIGQUIT])
+    before = held_back()
+    with Pool(1, context=sys.argv[1]) as pool:
+        print(held_back() == before, pool.apply(held_back) == before)
+"""
+
+
+@pytest.mark.parametrize("method", ["zygote", "fork", "forkserver"])
+def test_what_the_program_holds_back(tmp_path: Path, method: str) -> None:
+    """Making a pool does not change it, and workers hold it back as well."""
+    script = tmp_path / "held_back.py"
+    script.write_text(HELD_BACK)
+    ended = subprocess.run(
+        [sys.executable, str(script), method],
+        env=script_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("True True\n", "")
+
+
 GROUP = """\
 import sys, os, threading
 import work

@@ -17,6 +17,7 @@ from helpers import (
     Stage,
     assert_full_strength,
     assert_gone,
+    eventually,
     one_batch,
     only_worker,
 )
@@ -170,6 +171,21 @@ def test_worker_without_a_processor_still_says_where_it_was(
         with pytest.raises(TimeLimitExceeded) as caught:
             job.get(DEADLINE)
         assert "hang_in_sum" in str(caught.value.stack)
+
+
+def test_job_that_ends_when_its_worker_is_being_killed_takes_no_neighbour_along(
+    make_pool: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is sent nothing more; the job's own result, in time or not, counts."""
+    monkeypatch.setattr(strikes, "_DUMP_SECONDS", 0.3)
+    pool = make_pool(1)
+    late = pool.apply_async(faults.wait_with_signals_blocked, (stage.bell, stage.gate), timeout=0.1)
+    behind = pool.apply_async(os.getpid)
+    pid = int(stage.heard())
+    eventually(lambda: pool._core.supervisor.crew.everybody()[0].struck is not None)
+    stage.let_go()
+    assert late.get(DEADLINE) == "late"
+    assert behind.get(DEADLINE) != pid
 
 
 @pytest.mark.every_start_method("spawn", "forkserver")

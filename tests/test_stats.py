@@ -168,6 +168,6 @@ def test_what_slow_listeners_miss_is_counted(make_pool: Any, monkeypatch: Any) -
 
     pool.listen(slow)
     assert pool.map(work.square, range(100), 1) == [n * n for n in range(100)]
-    assert entered.is_set()
+    assert entered.wait(DEADLINE)
     assert pool.stats().events_dropped > 100
     leave.set()

@@ -38,6 +38,7 @@ class Preparation:
         inherited: descriptors that the setup's pickle refers to by number.
         fork_workers: True to fork workers from the guardian's zygote (``forkserver``), False to
             start each afresh (``spawn``).
+        held_back: signals that the program holds back.
     """
 
     owner_pid: int
@@ -45,6 +46,7 @@ class Preparation:
     tracker_fd: int
     inherited: list[int]
     fork_workers: bool
+    held_back: set[int]
 
 
 def command(entry: str, *numbers: int) -> list[str]:
@@ -62,8 +64,8 @@ def command(entry: str, *numbers: int) -> list[str]:
 def guardian_main(setup_fd: int, guardian_fd: int, zygote_fd: int) -> NoReturn:
     """Become the guardian of a pool whose workers start from a fresh interpreter."""
     signals.disregard()
-    signals.let_through()
     preparation, rest = _read_setup(setup_fd)
+    signals.let_through(preparation.held_back)
     _adopt_tracker(preparation)
     setup = WorkerSetup(pool=preparation.data["name"])
     nursery = Nursery(preparation.owner_pid, setup)

@@ -137,12 +137,15 @@ def _fork() -> tuple[int, set[int]]:
         imports.let_others_finish()
         pipes = _pipes_of_starting_programs()
         pid = -1
-        held_back = signals.hold_back()
+        held_back = signals.held_back()
         try:
+            signals.hold_back()
             pid = os.fork()
         finally:
             if pid != 0:
-                signals.let_through(held_back)
+                # Called directly: a signal that is taken by another thread may raise at the
+                # beginning of any function of Python, and the mask would stay.
+                signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
     if pid == 0:
         imports.forget_others()
         for fd, inode in pipes.items():
@@ -249,23 +252,24 @@ class FreshStart:
         """
         # The tracker may have been started anew since the last guardian was.
         tracker_fd = _tracker_fd()
+        held_back = signals.held_back()
         preparation = Preparation(
-            os.getpid(), self._data, tracker_fd, self.inherited, self._fork_workers
+            os.getpid(), self._data, tracker_fd, self.inherited, self._fork_workers, held_back
         )
         setup_fd = kernel.anonymous_file("poolwatch-setup")
         try:
             with open(os.dup(setup_fd), "wb") as target:
                 target.write(self._pickle(preparation) + self._setup)
             own = [setup_fd, sock.fileno(), zygote_sock.fileno()]
-            held_back = signals.hold_back()
             try:
+                signals.hold_back()
                 process = subprocess.Popen(
                     command("guardian_main", *own),
                     stdin=subprocess.DEVNULL,
                     pass_fds=[*own, tracker_fd, *self.inherited],
                 )
             finally:
-                signals.let_through(held_back)
+                signal.pthread_sigmask(signal.SIG_SETMASK, held_back)  # directly, as above
         finally:
             os.close(setup_fd)
         process.returncode = 0  # reaped by pid, as the other kind of guardian

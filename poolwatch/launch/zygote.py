@@ -308,12 +308,12 @@ def run_helper(
         zygote_sock: for a guardian, the channel of the zygote that it forks at once.
         held_back: signals that are to be held back from now on; others may have been until now.
     """
+    signal.set_wakeup_fd(-1)
     signals.disregard()
     if held_back is not None:
         signals.let_through(held_back)
 
     def serve() -> NoReturn:
-        signal.set_wakeup_fd(-1)
         set_title(nursery.setup.pool, role.__name__.lower())
         gc.freeze()  # a collection in a worker must not write to what it shares with the others
         pid = os.getpid()

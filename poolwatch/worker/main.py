@@ -227,7 +227,7 @@ class Worker:
             self._outbox.send(frames.ACCEPTED, b"", serial, started)
         head = payload[:split]
         measured = head not in self._short and self._memory is not None and self._memory.reset()
-        kind, outcome, left = self._outcome(flags, serial, head, payload[split:], fd)
+        kind, outcome = self._outcome(flags, serial, head, payload[split:], fd)
         self._leave_if_forked()
         _flush_stdout()
         before, self._cpu = self._cpu, process_time_ns()
@@ -240,9 +240,6 @@ class Worker:
             cpu = self._divided(cpu, ended)
         self._outbox.send(kind, outcome, serial, wall, cpu)
         fields[ledger.FINISHED] = serial
-        # What the job was given, and its value, die only now: the outcome does not wait for that,
-        # and what a finaliser does is not the job's any more.
-        left = None  # noqa: F841
         fields[ledger.PHASE] = ledger.IDLE
         self._done += 1
         if wall < _SHORT_NS and self._patience <= 0:
@@ -270,12 +267,11 @@ class Worker:
 
     def _outcome(
         self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
-    ) -> tuple[int, codec.Payload, object]:
-        """Run one job.
+    ) -> tuple[int, codec.Payload]:
+        """Run one job; return the kind of frame and the payload that tell how it went.
 
-        Returns:
-            The kind of frame and the payload that tell how it went, and what must not die before
-            they have been sent.
+        What the job was given and what it returns die here, within its limits and surroundings: a
+        finaliser is code of the job.
         """
         if flags and flags & frames.SETTINGS:
             return self._outcome_in_surroundings(flags, serial, head, payload, fd)
@@ -285,31 +281,31 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             missing = isinstance(error, (AttributeError, ImportError))
             if missing and not flags & frames.BY_VALUE:
-                return frames.NOT_FOUND, b"", None
-            return frames.DECODING_FAILED, codec.encode_failure(error), None
+                return frames.NOT_FOUND, b""
+            return frames.DECODING_FAILED, codec.encode_failure(error)
         try:
             if flags and flags & frames.CHUNK:
-                return frames.RESULT, self._chunks.run(func, args, kwds, serial, flags), call
+                return frames.RESULT, self._chunks.run(func, args, kwds, serial, flags)
             value = self._call(func, args, kwds, serial)
         except BaseException as error:  # noqa: BLE001  (the job's own; told to the parent)
             if self._orders.terminating and isinstance(error, SystemExit):
                 die_of(SIGTERM)  # a job that swallowed it has lived on, and its result counts
             error.__traceback__ = chunks.without_frames_of(error, __file__, chunks.__file__)
-            return frames.FAILURE, codec.encode_failure(error), call
+            return frames.FAILURE, codec.encode_failure(error)
         if value is None:
-            return frames.RESULT, codec.PICKLED_NONE, call
+            return frames.RESULT, codec.PICKLED_NONE
         try:
-            return frames.RESULT, codec.encode(value), (call, value)
+            return frames.RESULT, codec.encode(value)
         except BaseException:  # noqa: BLE001  (a user's __reduce__ may raise anything)
-            return frames.FAILURE, chunks.failure_of(value), (call, value)
+            return frames.FAILURE, chunks.failure_of(value)
 
     def _outcome_in_surroundings(
         self, flags: int, serial: int, head: bytes, payload: bytes, fd: int | None
-    ) -> tuple[int, codec.Payload, object]:
+    ) -> tuple[int, codec.Payload]:
         section, head = settings.split(head)
         begun = False
 
-        def run() -> tuple[int, codec.Payload, object]:
+        def run() -> tuple[int, codec.Payload]:
             nonlocal begun
             begun = True
             return self._outcome(flags & ~frames.SETTINGS, serial, head, payload, fd)
@@ -320,7 +316,7 @@ class Worker:
             if not begun:
                 _drop(fd)
             error.__traceback__ = None  # nothing of the user's own is in it
-            return frames.FAILURE, codec.encode_failure(error), None
+            return frames.FAILURE, codec.encode_failure(error)
 
     def _leave_if_forked(self) -> None:
         """A job forked, and its child has come back here: this is not the worker."""

@@ -149,25 +149,26 @@ def disregard() -> None:
             signal.siginterrupt(signum, False)
 
 
-def hold_back() -> set[int]:
-    """Before a process is made that will disregard signals: they wait there until it does.
-
-    Returns:
-        What this thread held back before, for :func:`let_through`.
-    """
-    return {*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, _DISREGARDED))}
+def held_back() -> set[int]:
+    """Return what this thread holds back now."""
+    return {*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))}
 
 
-def let_through(before: set[int] | None = None) -> None:
-    """Let come what was held back.
+def hold_back() -> None:
+    """Before a process is made that will disregard signals: they wait there until it does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _DISREGARDED)
+
+
+def let_through(held_back: set[int] | None = None) -> None:
+    """In a process that disregards signals: those that were held back may come.
 
     Args:
-        before: what is held back from now on; by default only these signals are let through.
+        held_back: what is held back from now on; by default only these signals are let through.
     """
-    if before is None:
+    if held_back is None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _DISREGARDED)
     else:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
 
 
 def _do_nothing(signum: int, frame: FrameType | None) -> None:
