@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import Any
 
 import faults
@@ -21,6 +22,9 @@ def told(make_pool: Any) -> tuple[Any, list[events.Event]]:
     """A pool at full strength, and the list of all that happens in it from then on."""
     pool = make_pool(2)
     assert_full_strength(pool)
+    told_so_far = threading.Event()
+    pool._core.deliver(told_so_far.set)  # behind what there was to tell of their coming up
+    assert told_so_far.wait(DEADLINE)
     heard: list[events.Event] = []
     pool.listen(heard.append)
     return pool, heard
