@@ -165,7 +165,8 @@ def bounded(call: Callable[[], T], timeout: float = DEADLINE) -> T:
 
 
 def worker_pids(pool: Any) -> list[int]:
-    return sorted(worker.pid for worker in pool.workers)
+    """The processes that there are; one that comes up may not have been reported yet."""
+    return sorted(worker.pid for worker in pool.workers if worker.pid is not None)
 
 
 def assert_full_strength(pool: Any) -> None:
