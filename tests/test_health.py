@@ -137,7 +137,7 @@ def test_broken_initializer_is_named(
     assert health.status == "stalled"
     assert "in a row did not boot; the last:" in health.reason
     assert "LookupError('no such configuration')" in health.reason
-    assert messages(caplog, "did not boot")
+    eventually(lambda: messages(caplog, "did not boot"))
     with pytest.raises(BootError):
         job.get(DEADLINE * 2)
     health = pool.health()

@@ -222,11 +222,17 @@ def _pickles(value: object) -> bool:
 
 
 def failure_of(value: object) -> bytes:
-    """Return the failure that tells why a value cannot be pickled."""
+    """Return the failure that tells why a value cannot be pickled.
+
+    What is no ``Exception`` is told as itself, as concurrent.futures does.
+    """
+    problem: BaseException
     try:
         codec.encode(value)
-    except BaseException as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
+    except Exception as error:  # noqa: BLE001  (a user's __reduce__ may raise anything)
         problem = MaybeEncodingError(codec.safe_repr(error), codec.safe_repr(value))
+    except BaseException as error:  # noqa: BLE001
+        problem = error
     else:
         problem = MaybeEncodingError("it pickled only at the second attempt", type(value).__name__)
     return codec.encode_failure(problem)
