@@ -74,6 +74,24 @@ def test_start_method_does_not_matter(stage: Stage, how: str, start_method: str)
 
 # -- Ctrl-C in a terminal ---------------------------------------------------------------------
 
+
+def printed_by(text: str, tmp_path: Path, method: str) -> str:
+    """What a program prints that is run in a process group of its own; no errors."""
+    script = tmp_path / "program.py"
+    script.write_text(text)
+    ended = subprocess.run(
+        [sys.executable, str(script), method],
+        env=script_environment(),
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert ended.stderr == ""
+    return ended.stdout
+
+
 BOOTING = """\
 import os, signal, sys, threading
 import work
@@ -102,18 +120,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["zygote", "fork", "spawn", "forkserver"])
 def test_signals_to_the_group_while_it_boots(tmp_path: Path, method: str) -> None:
     """They do not hurt what makes the workers, from its first moment on."""
-    script = tmp_path / "booting.py"
-    script.write_text(BOOTING)
-    ended = subprocess.run(
-        [sys.executable, str(script), method],
-        env=script_environment(),
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert (ended.stdout, ended.stderr) == ("[0, 1, 4, 9, 16]\n[]\n", "")
+    assert printed_by(BOOTING, tmp_path, method) == "[0, 1, 4, 9, 16]\n[]\n"
 
 
 HELD_BACK = """\
@@ -136,17 +143,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["zygote", "fork", "forkserver"])
 def test_what_the_program_holds_back(tmp_path: Path, method: str) -> None:
     """Making a pool does not change it, and workers hold it back as well."""
-    script = tmp_path / "held_back.py"
-    script.write_text(HELD_BACK)
-    ended = subprocess.run(
-        [sys.executable, str(script), method],
-        env=script_environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert (ended.stdout, ended.stderr) == ("True True\n", "")
+    assert printed_by(HELD_BACK, tmp_path, method) == "True True\n"
 
 
 GROUP = """\
