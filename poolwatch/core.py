@@ -258,6 +258,7 @@ class Core(Submissions):
     def _finish(self) -> None:
         """Nothing of the pool is left when this returns."""
         try:
+            self.supervisor.hosting.end()
             self.supervisor.crew.stop_hiring()
             self._launchers.stop(_STOP_SECONDS)
             with self.dispatcher.lock:
@@ -385,6 +386,7 @@ class Core(Submissions):
         self.call_soon(self._terminate)
 
     def _terminate(self) -> None:
+        self.supervisor.hosting.end()
         self.supervisor.intake.drain_all()
         self._end_all(Terminated("the pool was terminated"), JobState.TERMINATED)
         self._running = False
@@ -403,6 +405,7 @@ class Core(Submissions):
             self._loop.call_soon(lambda: self._broken(error))
 
     def _broken(self, error: PoolBroken) -> None:
+        self.supervisor.hosting.end()
         self.supervisor.intake.drain_all()
         self._end_all(error)
         self._running = False
@@ -481,7 +484,10 @@ class Core(Submissions):
     def abandon(self) -> None:
         """In a forked child: let go of descriptors, touch nothing else."""
         self.foreign = self.supervisor.orders.foreign = self.supervisor.assist.foreign = True
-        closers: list[Callable[[], object]] = [self._loop.abandon]
+        closers: list[Callable[[], object]] = [
+            self._loop.abandon,
+            self.supervisor.hosting.abandon,
+        ]
         closers += self._launchers.closers()
         if self._relay is not None:
             closers.append(self._relay.abandon)

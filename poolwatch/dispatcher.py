@@ -108,6 +108,8 @@ class Dispatcher:
         self.watching_idle = True  # nobody need be told that a worker is idle
         self.on_busy: Callable[[], None]  # set by the supervisor
         self.watched = True  # nobody need be told that a worker has something to do
+        self.attended = True  # nobody need see to it that somebody reads what a worker writes
+        self.on_unattended: Callable[[], None]  # set by ``Hosting``
         self.on_emptied: Callable[[WorkerProcess], None]  # set by the supervisor: a leaver is done
         self.average = float(_BUDGET)  # ns of run time; at first, one job at a time
         self.help_along: Callable[[], None]  # set by the supervisor
@@ -423,15 +425,19 @@ class Dispatcher:
         worker.fields[ledger.BELL] = not self.tended
         if not self.watched:
             self.on_busy()
+        if not self.attended:
+            self.on_unattended()
         if not self.recalls.expecting:
             self.recalls.expect()
 
     def flush(self, worker: WorkerProcess) -> None:
         """See to it that what waits in a worker's stream goes out. In the supervisor's thread."""
         if worker.state is not WorkerState.DEAD and worker.stream.unfinished:
+            self.take_back(worker)
             self._loop.watch_writable(worker.stream, worker.stream.flush)
 
     on_broken: Callable[[WorkerProcess], None]  # set by the supervisor
+    take_back: Callable[[WorkerProcess], None]  # likewise: a stream that is lent
 
     # -- results come in -------------------------------------------------------------------------
 

@@ -55,9 +55,13 @@ class Endings:
             self._on_drained()
 
     def with_frame(self, job: Job, state: JobState, frame: Frame) -> None:
-        """End a job with any frame of its worker."""
+        """End a job with any frame of its worker.
+
+        May be done again after an interruption by a signal handler.
+        """
         job.wall, job.cpu = frame.first, frame.second
-        self._dispatcher.move(job, state)
+        if job.state is not state:
+            self._dispatcher.move(job, state)
         job.attempts += 1
         job.set_outcome(Outcome.of(frame))
         self._ended(job)

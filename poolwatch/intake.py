@@ -31,6 +31,13 @@ from poolwatch.workers import WorkerProcess, WorkerState
 _HEADER_SIZE = HEADER.size
 _STREAM_CLOSED = "killed by this pool: something in it had closed its stream"
 _STATE = {RESULT: JobState.SUCCEEDED, FAILURE: JobState.FAILED}  # by kind of frame
+_BELL = frames.pack(frames.BELL, b"", 0)
+
+# Which frames of a ring are taken in; what is behind the first other one is left to the supervisor.
+_SIMPLE = 0  # outcomes of jobs without options
+_HOSTED = 1  # all outcomes, and what is said before them
+_ALL = 2
+_HOSTED_KINDS = (frames.ACCEPTED, frames.PEAK)
 
 
 class Intake:
@@ -89,12 +96,17 @@ class Intake:
 
         What came before the worker could know that is taken in here.
         """
+        if self._wants_bell(worker):
+            self.take_ring(worker)
+            self._dispatcher.refill(worker)
+
+    def _wants_bell(self, worker: WorkerProcess) -> bool:
+        """Have a worker that holds jobs ring; return True when something has come before that."""
         if worker.jobs and worker.state is not WorkerState.DEAD and not self._dispatcher.tended:
             worker.fields[ledger.BELL] = 1
             kernel.membarrier()
-            if worker.ring.has_data():
-                self.take_ring(worker)
-                self._dispatcher.refill(worker)
+            return worker.ring.has_data()
+        return False
 
     def take_rings(self, workers: list[WorkerProcess]) -> None:
         """Take in what some workers' rings hold. In the supervisor's thread."""
@@ -110,7 +122,7 @@ class Intake:
         try:
             data = worker.ring.peek()
             if data:
-                self._take_frames(worker, data, only_simple=False)
+                self._take_frames(worker, data, _ALL)
                 worker.ring.consume(len(data))
         except CorruptRingError as error:
             # A job writes into memory that is not its own. Nothing can be believed any more.
@@ -130,9 +142,29 @@ class Intake:
         Returns:
             False when the supervisor has been asked to take in the rest.
         """
+        return self._take_some(worker, _SIMPLE)
+
+    def take_hosted(self, worker: WorkerProcess) -> bool:
+        """Do the supervisor's work at a stream that is lent, see ``hosting``. The lock is held.
+
+        Nothing is lost when this is interrupted, and it may be done again.
+
+        Returns:
+            False when there is something in the stream that the supervisor has to read.
+        """
+        if not worker.stream.take_only(_BELL):
+            return False
+        if self._take_some(worker, _HOSTED):
+            self._dispatcher.refill(worker)
+            if self._wants_bell(worker) and self._take_some(worker, _HOSTED):
+                self._dispatcher.refill(worker)
+        return True
+
+    def _take_some(self, worker: WorkerProcess, extent: int) -> bool:
+        """Take in the beginning of a ring; have the supervisor take in the rest."""
         try:
             data = worker.ring.peek()
-            taken = self._take_frames(worker, data, only_simple=True)
+            taken = self._take_frames(worker, data, extent)
             worker.ring.consume(taken)
             rest = taken < len(data)
         except CorruptRingError:
@@ -142,8 +174,8 @@ class Intake:
             return False
         return True
 
-    def _take_frames(self, worker: WorkerProcess, data: bytes, only_simple: bool) -> int:
-        """Take in the frames of a ring; return how many bytes of it."""
+    def _take_frames(self, worker: WorkerProcess, data: bytes, extent: int) -> int:
+        """Take in the frames of a ring, as far as they are wanted; return how many bytes of it."""
         position, end = 0, len(data)
         wall = results = failures = 0
         jobs, unpack = worker.jobs, HEADER.unpack_from
@@ -162,7 +194,7 @@ class Intake:
                 if job is not None:
                     if is_quiet and job.options is NO_OPTIONS:
                         self._endings.with_result(job, kind, data[start:stop], first, second)
-                    elif only_simple:
+                    elif extent == _SIMPLE:
                         break
                     else:
                         frame = Frame(kind, flags, serial, first, second, data[start:stop], None)
@@ -175,7 +207,7 @@ class Intake:
                         failures += 1
                     if job.submitted:
                         self._waited(job, first)
-            elif only_simple:
+            elif extent < _ALL and (extent == _SIMPLE or kind not in _HOSTED_KINDS):
                 break
             else:
                 frame = Frame(kind, flags, serial, first, second, data[start:stop], None)
@@ -270,7 +302,7 @@ class Intake:
 
     def _accepted(self, worker: WorkerProcess, frame: Frame) -> None:
         job = worker.jobs.get(frame.serial)
-        if job is None:
+        if job is None or job.state is JobState.RUNNING:  # it may be taken in twice
             return
         self._dispatcher.move(job, JobState.RUNNING)
         self._hooks.accepted(job, worker.pid or 0, frame.first / 1e9)

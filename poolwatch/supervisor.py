@@ -19,7 +19,8 @@
                                      +----------+
                               private stream, row and ring each
 
-    A caller that waits for a short job, or submits very many, helps (``assist``).
+    A caller that waits for a short job, or submits very many, helps (``assist``), and a program
+    with an event loop of its own may have that read the streams (``hosting``).
     delivery thread: callbacks, hooks, listeners, log lines; the only one that runs users' code
 
 What happens on a death, under the names that a reader of billiard knows::
@@ -70,6 +71,7 @@ from poolwatch.evidence.oom import OomWatch
 from poolwatch.evidence.stacks import StackDumps
 from poolwatch.exceptions import OutOfMemory, PoolBroken, TimeLimitExceeded, WorkerLostError
 from poolwatch.hooks import Hooks
+from poolwatch.hosting import Hosting
 from poolwatch.intake import Intake
 from poolwatch.job import Job
 from poolwatch.job_state import JobState
@@ -154,6 +156,7 @@ class Supervisor:
         grace = options.terminate_grace
         self.repair = Repairs(dispatcher, crew, self.intake, self.aside, on_drained).repair
         self.assist = Assist(loop, bus, dispatcher, self.intake, self.repair)
+        self.hosting = Hosting(loop, dispatcher, self.intake, self._on_readable, self.repair)
         self.orders = Orders(
             loop,
             dispatcher,
@@ -180,6 +183,7 @@ class Supervisor:
         dispatcher.on_emptied = crew.emptied
         dispatcher.help_along = self.assist.take_some
         dispatcher.repair = self.repair
+        dispatcher.take_back = self.hosting.take_back
 
     def stats(self) -> PoolStats:
         """Return what has happened so far. The dispatcher's lock is held. Any thread."""
@@ -249,6 +253,7 @@ class Supervisor:
 
     def _on_readable(self, worker: WorkerProcess) -> None:
         self.intake.on_readable(worker)
+        self.hosting.lend(worker)
 
     def _holding(self) -> list[WorkerProcess]:
         return [worker for worker in self.crew.everybody() if worker.jobs]
@@ -326,6 +331,7 @@ class Supervisor:
         """Deal with the workers whose exit was reported; true when there were any."""
         exited, self._exited = self._exited, []
         for worker in exited:
+            self.hosting.take_back(worker)
             self.intake.drain(worker)
             with self.dispatcher.lock:
                 was_booting = worker.state is WorkerState.BOOTING

@@ -114,6 +114,13 @@ class FakeStream:
         batch, self.outbox = self.outbox, []
         return batch
 
+    def take_only(self, frame: bytes) -> bool:
+        kind = frames.HEADER.unpack(frame)[1]
+        if all(other.kind == kind for other in self.outbox):
+            self.outbox.clear()
+            return True
+        return False
+
 
 class WatchedFields:
     """A row's fields as the parent sees them: somebody may act before each access."""
@@ -417,6 +424,15 @@ class World:
         record = self.record(worker)
         if record is not None and worker.stream.outbox:
             self.supervisor.intake.on_readable(record)
+
+    def host(self, worker: FakeWorker) -> None:
+        """The host to whom a worker's stream is lent does the same, as far as it may."""
+        record = self.record(worker)
+        if record is not None and worker.stream.outbox:
+            with self.supervisor.dispatcher.lock:
+                taken = self.supervisor.intake.take_hosted(record)
+            if not taken:
+                self.read(worker)
 
     def report_exit(self) -> None:
         """The oldest exit report reaches the supervisor."""

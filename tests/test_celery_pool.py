@@ -402,12 +402,13 @@ def test_the_hub_may_forget_us(make: Any, stage: Stage) -> None:
     rig = make("event")
     told, _ = rig.apply(work.ring_and_wait, stage.bell, stage.gate)
     stage.heard()
+    readers = len(rig.hub.readers)
     for _ in range(3):
         rig.hub.reset()
         rig.hub._loop = None
         rig.pool.register_with_event_loop(rig.hub)
         rig.pool.register_with_event_loop(rig.hub)
-    assert len(rig.hub.readers) == 1
+    assert len(rig.hub.readers) == readers
     stage.let_go()
     assert rig.end(told).kinds == ["accept", "success"]
 

@@ -105,10 +105,12 @@ class Schedule:
         self.world.soon(accesses, (lambda: worker.die(-9)) if dies else go_on)
 
     def read(self, choice: int) -> None:
-        """The supervisor reads what a worker wrote."""
+        """The supervisor reads what a worker wrote, or a host does."""
         worker = self.worker(choice)
-        if worker is not None:
+        if worker is not None and choice < 10:
             self.world.read(worker)
+        elif worker is not None:
+            self.world.host(worker)
 
     def submit(self, choice: int) -> None:
         """A few jobs come in, with or without a policy and a limit."""
@@ -274,6 +276,8 @@ def look(world: World, way: str) -> None:
     (worker,) = world.workers.values()
     if way == "read":
         world.read(worker)
+    elif way == "host":
+        world.host(worker)
     elif way == "help":
         world.help(4)
     elif way == "submit":
@@ -312,7 +316,7 @@ def worker_with_jobs(count: int, steps: int, only_simple: bool = False) -> tuple
 
 
 @pytest.mark.parametrize(
-    "way", ["read", "help", "submit", "come by", "come by, then wait", "take rings"]
+    "way", ["read", "host", "help", "submit", "come by", "come by, then wait", "take rings"]
 )
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_no_wake_up_is_lost(way: str, jobs: int) -> None:

@@ -131,6 +131,11 @@ class FrameReader:
             self._buffer = bytearray()
         return self._split(data)
 
+    @property
+    def is_amid(self) -> bool:
+        """True when the beginning of a frame is here, or a descriptor that belongs to one."""
+        return bool(self._buffer or self._fds)
+
     def _split(self, data: bytes) -> list[Frame]:
         frames = []
         position, end, header_size = 0, len(data), HEADER.size

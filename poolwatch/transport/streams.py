@@ -21,6 +21,8 @@ from collections import deque
 from poolwatch.transport.bulk import Bulk
 from poolwatch.transport.frames import Frame, FrameReader
 
+_REPEATED = 16  # so many times a frame may be there that is waited for alone
+
 
 class Stream:
     """A non-blocking socket with an out-buffer."""
@@ -100,6 +102,27 @@ class Stream:
     def read(self) -> list[Frame] | None:
         """Read once; see :meth:`FrameReader.read`, whose errors it raises."""
         return self._reader.read()
+
+    def take_only(self, frame: bytes) -> bool:
+        """Read once if nothing but this frame is there, once or several times; else nothing.
+
+        What else is there is left where it is, for :meth:`read`.
+
+        Returns:
+            False when something else is there, or the end of the stream.
+        """
+        if self._reader.is_amid:
+            return False
+        try:
+            data = self.sock.recv(_REPEATED * len(frame), socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not data or data != frame * (len(data) // len(frame)):
+            return False
+        self.sock.recv(len(data))
+        return True
 
     def abandon(self) -> None:
         """Let go of the descriptor in a forked child, where the lock may be held for ever."""

@@ -10,14 +10,16 @@ The worker runs one of two loops, by the transport of its broker. With Redis or 
 loop in one thread, kombu's *hub*, and everything that Celery does with a task's outcome must happen
 in that thread; with the filesystem or in memory it is a blocking loop, and any thread will do::
 
-      hub's thread                       threads of the pool
-    +--------------------------+       +-------------------------------------+
-    | consumer -> on_apply  ---+-----> | supervisor: writes to the worker,   |
-    |                          |       | reads results, sees deaths, limits  |
-    | Mailbox.empty() <--------+-pipe--| Mailbox.post(TaskHandle.settle)     |
-    |   callbacks of Request   |       +-------------------------------------+
+      hub's thread                         threads of the pool
+    +--------------------------+         +----------------------------------+
+    | consumer -> on_apply  ---+-------> | supervisor: sees deaths, limits, |
+    |                          |         | great results                    |
+    | Mailbox.empty() <--------+--pipe-- | Mailbox.post(TaskHandle.settle)  |
+    |   callbacks of Request   |         +----------------------------------+
     |   semaphore.release()    |
-    +--------------------------+         without a hub: the delivery thread calls settle()
+    | Hosting.take_in() <------+--------   workers' streams, lent to the hub
+    +--------------------------+
+                                           without a hub: the delivery thread calls settle()
 
 ``TaskPool`` is what Celery sees, ``TaskHandle`` the way of one task through it, ``Mailbox`` the
 door to the hub's thread, ``Slots`` the account of Celery's semaphore. ``child`` is what runs in the

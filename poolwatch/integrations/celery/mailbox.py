@@ -32,6 +32,9 @@ class Mailbox:
     def post(self, call: Callable[[], object]) -> None:
         """Have something called in the hub's thread. Any thread, whatever locks it holds."""
         self._calls.append(call)
+        self._ring()
+
+    def _ring(self) -> None:
         if not self._rung and not self._closed:
             self._rung = True
             try:
@@ -48,7 +51,21 @@ class Mailbox:
             os.read(self._read, 4096)
         except BlockingIOError:
             pass
-        self._rung = False  # after reading: what is posted from here on rings again
+        self._call()
+
+    def fill(self, source: Callable[[], object]) -> None:
+        """Call what posts here, then what it has posted, without a ring. In the hub's thread."""
+        self._rung = True
+        try:
+            source()
+        except BaseException:
+            self._rung = False
+            self._ring()
+            raise
+        self._call()
+
+    def _call(self) -> None:
+        self._rung = False  # what is posted from here on rings again
         try:
             for _ in range(len(self._calls)):
                 # A signal handler that has interrupted one call may have emptied the box.
@@ -56,9 +73,8 @@ class Mailbox:
                     break
                 self._calls.popleft()()
         finally:
-            if self._calls and not self._rung and not self._closed:
-                self._rung = True
-                os.write(self._write, b"r")
+            if self._calls:
+                self._ring()
 
     def wait(self, seconds: float) -> None:
         """Sleep until there is something, no longer than so many seconds."""

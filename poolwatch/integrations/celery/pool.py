@@ -16,6 +16,7 @@ from celery.worker import state as worker_state
 
 from poolwatch import config
 from poolwatch.exceptions import PoolBroken, TimeoutError
+from poolwatch.hosting import Hosting
 from poolwatch.integrations.celery import child
 from poolwatch.integrations.celery.account import Account
 from poolwatch.integrations.celery.draining import drain
@@ -81,6 +82,7 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
         self._mailbox: Mailbox | None = None  # None: callbacks may come on any thread
         self.account = Account()
         self._hub: Any = None
+        self._lent: Any = None  # what the hub watches in the pool's place
         self._stopping = 0  # the thread that waits for the end
         self._over = False
         self.silent = False  # nobody is to be called back any more
@@ -120,10 +122,34 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
         return self._pool is not None and self._pool.did_start_ok()
 
     def register_with_event_loop(self, loop: Any) -> None:
-        """Have the hub look into our mailbox; again after each reconnect, when it has forgotten."""
+        """Have the hub look into our mailbox, and read what processes say of simple tasks.
+
+        Again after each reconnect, when it has forgotten.
+        """
         if self._mailbox is not None and not self._over:
             self._hub = loop
             loop.add_reader(self._mailbox, self._mailbox.empty)
+            hosting = self._hosting
+            self._lent = None if hosting is None else hosting.claim()
+            if self._lent is not None:
+                loop.add_reader(self._lent, self._take_in)
+
+    @property
+    def _hosting(self) -> Hosting | None:
+        return None if self._pool is None else self._pool._core.supervisor.hosting
+
+    def _take_in(self) -> None:
+        """The hub has seen that processes have written something."""
+        if self._mailbox is not None and self._hosting is not None:
+            self._mailbox.fill(self._hosting.take_in)
+
+    def _leave_event_loop(self) -> None:
+        """The hub loops no more, or for others only: the pool reads everything itself again."""
+        if self._hub is not None and self._lent is not None and not self._lent.closed:
+            self._hub.remove_reader(self._lent)
+        if self._hosting is not None:
+            self._hosting.release()
+        self._lent = None
 
     # -- tasks ---------------------------------------------------------------------------------
 
@@ -336,6 +362,7 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
         if pool is None or self._over:
             return
         pool.close()
+        self._leave_event_loop()
         if pool._core.is_interrupted:
             return
         if worker_state.should_terminate not in (None, False):
@@ -382,6 +409,7 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
         if pool is None or self._over:
             return
         self.silent = True
+        self._leave_event_loop()
         pool.terminate()
         if not pool._core.is_interrupted:
             self._put_away()
