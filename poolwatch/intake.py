@@ -68,12 +68,16 @@ class Intake:
         self._oom = oom
         self.current: Job | None = None  # taken in last, see take_simple()
 
-    def on_readable(self, worker: WorkerProcess) -> None:
-        """Read what a worker has written, end those jobs, send it more."""
+    def on_readable(self, worker: WorkerProcess) -> bool:
+        """Read what a worker has written, end those jobs, send it more.
+
+        Returns:
+            False at the end of its stream, which is not watched any more.
+        """
         try:
             batch = worker.stream.read()
         except BlockingIOError:
-            return
+            return True
         except OSError:
             batch = None
         if batch is None:
@@ -84,12 +88,13 @@ class Intake:
             gone = None if worker.is_ending() else _STREAM_CLOSED
             self._crew.kill(worker, why=gone)
             self._crew.expect_report(worker)
-            return
+            return False
         with self._dispatcher.lock:
             self.take_ring(worker)
             self._take(worker, batch)
             self._dispatcher.refill(worker)
             self.arm(worker)
+        return True
 
     def arm(self, worker: WorkerProcess) -> None:
         """See to it that the next result in a worker's ring wakes us. The lock is held.

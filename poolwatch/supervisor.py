@@ -252,8 +252,8 @@ class Supervisor:
             self.memory.watch()
 
     def _on_readable(self, worker: WorkerProcess) -> None:
-        self.intake.on_readable(worker)
-        self.hosting.lend(worker)
+        if self.intake.on_readable(worker):
+            self.hosting.lend(worker)
 
     def _holding(self) -> list[WorkerProcess]:
         return [worker for worker in self.crew.everybody() if worker.jobs]

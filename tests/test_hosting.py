@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import faults
 import interruptions
+import psutil
 import pytest
 import work
 from helpers import DEADLINE, Stage, assert_gone, eventually, one_batch
@@ -109,6 +111,28 @@ def test_a_death_is_dealt_with_by_the_supervisor(pool: Any, stage: Stage) -> Non
         eventually(lambda: len(host.hosting._lent) == 2)
     with one_batch(pool):
         pass
+
+
+def test_a_stream_that_has_ended_is_not_lent_again(make_pool: Callable[..., Any]) -> None:
+    """Its end stays readable: nobody is kept busy with it until the worker's death is reported."""
+    pool = make_pool(1)
+    host = Host(pool)
+    worker = psutil.Process(pool.workers[0].pid)
+    zygote = worker.parent()
+    assert zygote is not None
+    zygote.suspend()
+    try:
+        job = pool.apply_async(faults.close_every_descriptor_and_hang)
+        host.run_until(lambda: worker.status() == psutil.STATUS_ZOMBIE)
+        end = time.monotonic() + 0.2
+        host.run_until(lambda: time.monotonic() > end)
+        assert len(host.read) < 10
+    finally:
+        zygote.resume()
+    host.run_until(job.ready)
+    with pytest.raises(poolwatch.WorkerLostError, match="closed its stream"):
+        job.get(0)
+    eventually(lambda: len(host.hosting._lent) == 1)
 
 
 def test_workers_that_are_replaced_are_lent(make_pool: Callable[..., Any]) -> None:
