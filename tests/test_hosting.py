@@ -32,12 +32,12 @@ class Host:
         self.front = self.hosting.claim()
         on_readable = pool._core.supervisor.intake.on_readable
 
-        def noted(worker: Any) -> None:
+        def noted(worker: Any) -> bool:
             self.read.append(worker.name)
-            on_readable(worker)
+            return bool(on_readable(worker))
 
         pool._core.supervisor.intake.on_readable = noted
-        eventually(lambda: len(self.hosting._lent) == len(pool.workers))
+        eventually(lambda: len(self.hosting._lent) == pool._core.size)
 
     def run_until(self, condition: Callable[[], object]) -> None:
         """Loop until it holds."""
