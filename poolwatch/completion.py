@@ -18,6 +18,7 @@ from poolwatch import checks
 from poolwatch.exceptions import TimeoutError
 from poolwatch.map_results import MapResult
 from poolwatch.results import ApplyResult
+from poolwatch.sleep import acquire
 
 Result = ApplyResult[Any] | MapResult[Any]
 
@@ -52,7 +53,7 @@ class _Desk:
 
     def wait(self, timeout: float | None) -> None:
         """Sleep until a bell rings; in vain wake-ups are possible."""
-        self._sleep.acquire(timeout=-1 if timeout is None else timeout)
+        acquire(self._sleep, timeout)
 
 
 class _Bell:

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from poolwatch.outcome import Outcome
 from poolwatch.pieces import Piece, new_piece
+from poolwatch.sleep import acquire
 
 
 class Loaded(NamedTuple):
@@ -69,7 +70,7 @@ class Bell:
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it is rung; in vain wake-ups are possible."""
-        self._lock.acquire(timeout=-1 if timeout is None else timeout)
+        acquire(self._lock, timeout)
 
 
 class IMapState:

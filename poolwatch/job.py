@@ -20,6 +20,7 @@ from poolwatch.exceptions import (
 )
 from poolwatch.job_state import JobState
 from poolwatch.outcome import Outcome, Usage
+from poolwatch.sleep import acquire
 from poolwatch.transport import codec, frames
 from poolwatch.transport.usage import user_and_system
 
@@ -313,7 +314,7 @@ class Job:
             waiters.append(waiter)
         if self.ready:
             return True
-        if waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        if acquire(waiter, timeout):
             return True
         with _waiters_lock:
             if waiter in waiters:

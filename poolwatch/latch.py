@@ -11,6 +11,7 @@ import threading
 from _thread import allocate_lock
 
 from poolwatch.job import Waiter, release_all
+from poolwatch.sleep import acquire
 
 _lock = threading.RLock()  # of all latches; held for a list operation only
 
@@ -58,7 +59,7 @@ class Latch:
             self._waiters.append(waiter)
         if self._is_set:
             return True
-        if waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        if acquire(waiter, timeout):
             return True
         with _lock:
             if waiter in self._waiters:

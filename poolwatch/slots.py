@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from poolwatch.config import PoolOptions
 from poolwatch.job import Job
+from poolwatch.sleep import acquire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,7 @@ class Ticket:
 
     def wait(self) -> None:
         """Sleep until called, once for each call; may be interrupted by a signal handler."""
-        self._turn.acquire()
+        acquire(self._turn)
 
 
 class Slots:

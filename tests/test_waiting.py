@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import work
 from helpers import DEADLINE, Stage, bounded, eventually, only_worker
+
+import poolwatch
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -159,3 +163,60 @@ def test_long_jobs_after_tiny_ones_all_run_at_once(make_pool: Any, stage: Stage)
     stage.let_go(7)
     for job in jobs:
         job.get(DEADLINE)
+
+
+# -- signals -----------------------------------------------------------------------------------
+
+
+class Heard(Exception):
+    """What a signal handler raises."""
+
+
+WAITS: dict[str, Callable[[Any, Any], object]] = {
+    "get": lambda pool, job: job.get(),
+    "wait": lambda pool, job: job.wait(60),
+    "map": lambda pool, job: pool.map(work.square, [2]),
+    "imap": lambda pool, job: list(pool.imap(work.square, [2])),
+    "as_completed": lambda pool, job: list(poolwatch.as_completed([job])),
+    "join": lambda pool, job: (pool.close(), pool.join()),
+    "block": lambda pool, job: [pool.apply_async(work.square, (n,)) for n in range(9)],
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_signal_that_does_not_end_the_sleep_is_heard(
+    make_pool: Callable[..., Any], stage: Stage, wait: str
+) -> None:
+    """One that another thread receives stands for one that comes just before the sleep."""
+    pool = make_pool(1, max_pending=3, block=True)
+    job = pool.apply_async(work.ring_and_wait, (stage.bell, stage.gate))
+    stage.heard()
+
+    def handler(signum: int, frame: object) -> None:
+        raise Heard
+
+    def receive() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        status = Path(f"/proc/self/task/{threading.main_thread().native_id}/stat")
+        seen, end = 0, time.monotonic() + DEADLINE
+        while seen < 5 and time.monotonic() < end:  # it sleeps, and not for a moment only
+            time.sleep(0.01)
+            sleeps = status.read_text().rpartition(")")[2].split()[0] == "S"
+            seen = seen + 1 if sleeps else 0
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    receiver = threading.Thread(target=receive)
+    releaser = threading.Timer(DEADLINE, stage.let_go)
+    try:
+        receiver.start()
+        releaser.start()
+        with pytest.raises(Heard):
+            WAITS[wait](pool, job)
+        assert releaser.is_alive()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        releaser.cancel()
+        releaser.join()
+        receiver.join()
+        pool.terminate()
