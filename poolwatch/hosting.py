@@ -48,6 +48,7 @@ class Hosting:
         self._poller: select.epoll | None = None
         self._lent: dict[int, WorkerProcess] = {}  # by descriptor
         self._claimed = False
+        self._ended = False
         self._visits = 0  # of the host
         self._seen = 0  # of those, by the supervisor's last look
         dispatcher.on_unattended = self._look_later
@@ -59,11 +60,11 @@ class Hosting:
 
         Returns:
             What becomes readable when :meth:`take_in` is to be called; None where the system has
-            no epoll, and the supervisor goes on reading.
+            no epoll, or the pool has ended.
         """
-        if not hasattr(select, "epoll"):
-            return None
         with self._dispatcher.lock:
+            if self._ended or not hasattr(select, "epoll"):
+                return None
             if self._poller is None:
                 self._poller = select.epoll()
             if not self._claimed:
@@ -77,23 +78,27 @@ class Hosting:
 
         A signal handler may raise in the middle of it; nothing is lost then, as with ``Assist``.
         """
-        dispatcher, poller = self._dispatcher, self._poller
+        dispatcher = self._dispatcher
         with dispatcher.lock:
+            poller = self._poller
             if dispatcher.entered or poller is None:
                 return  # a signal handler runs the host's loop: the next round will do
             self._visits += 1
             dispatcher.entered = True
             try:
-                for fd, _ in poller.poll(0):
-                    worker = self._lent.get(fd)
-                    if worker is not None and not self._intake.take_hosted(worker):
-                        self._hand_over(fd, worker)
+                self._take_each(poller)
             except BaseException:
                 job = self._intake.current
                 self._loop.call_soon(lambda: self._repair(job))
                 raise
             finally:
                 dispatcher.entered = False
+
+    def _take_each(self, poller: select.epoll) -> None:
+        for fd, _ in poller.poll(0):
+            worker = self._lent.get(fd)
+            if worker is not None and not self._intake.take_hosted(worker):
+                self._hand_over(fd, worker)
 
     def release(self) -> None:
         """Have the supervisor read everything again; the host comes by no more. Any thread."""
@@ -118,9 +123,12 @@ class Hosting:
             if poller is None or worker.stream.unfinished or worker.stream.broken:
                 return
             if fd not in self._lent:
-                self._loop.unwatch(worker.stream)
+                try:
+                    poller.register(fd, select.EPOLLIN)
+                except OSError:
+                    return  # the kernel has no room for it: it is read here, then
                 self._lent[fd] = worker
-                poller.register(fd, select.EPOLLIN)
+                self._loop.unwatch(worker.stream)
 
     def take_back(self, worker: WorkerProcess) -> None:
         """Read a stream oneself from now on."""
@@ -130,10 +138,11 @@ class Hosting:
             fd = worker.stream.fileno()
             if self._lent.get(fd) is worker:
                 self._withdraw(fd)
-                self._loop.watch(worker.stream, lambda: self._on_readable(worker))
+                self._watch(worker)
 
     def end(self) -> None:
         """The pool ends: have nothing more read by the host, and close the descriptor."""
+        self._ended = True
         self._claimed = False
         self._dispatcher.attended = True
         self._take_all_back()
@@ -167,26 +176,42 @@ class Hosting:
                 dispatcher.attended = False  # until a worker is sent something
                 return
             if self._visits == self._seen:
-                for fd, _ in poller.poll(0):
-                    worker = self._lent.get(fd)
-                    if worker is not None:
-                        self.take_back(worker)  # and lend it again when it has been read
+                self._stand_in(poller)
             self._seen = self._visits
             self._look_later()
 
-    # -- both ----------------------------------------------------------------------------------
-
-    def _hand_over(self, fd: int, worker: WorkerProcess) -> None:
-        """Leave it to the supervisor to read something. The host's thread; the lock is held."""
-        self._withdraw(fd)
-        self._loop.call_soon(lambda: self._resume(worker))
+    def _stand_in(self, poller: select.epoll) -> None:
+        """Take back the streams that are to be read; they are lent again when that is done."""
+        for fd, _ in poller.poll(0):
+            worker = self._lent.get(fd)
+            if worker is not None:
+                self.take_back(worker)
 
     def _resume(self, worker: WorkerProcess) -> None:
-        if worker.state is not WorkerState.DEAD:
-            self._loop.watch(worker.stream, lambda: self._on_readable(worker))
-            self._dispatcher.flush(worker)  # which was in vain meanwhile
+        """Read what the host has handed over, which may be done twice."""
+        with self._dispatcher.lock:
+            fd = worker.stream.fileno()
+            if self._lent.get(fd) is worker:
+                self._withdraw(fd)
+            if worker.state is not WorkerState.DEAD:
+                self._watch(worker)
+                self._dispatcher.flush(worker)  # which was in vain meanwhile
+
+    def _watch(self, worker: WorkerProcess) -> None:
+        self._loop.unwatch(worker.stream)
+        self._loop.watch(worker.stream, lambda: self._on_readable(worker))
+
+    # -- both, with the lock held --------------------------------------------------------------
+
+    def _hand_over(self, fd: int, worker: WorkerProcess) -> None:
+        """Leave it to the supervisor to read something. In the host's thread."""
+        self._loop.call_soon(lambda: self._resume(worker))  # first: then nothing can be lost
+        self._withdraw(fd)
 
     def _withdraw(self, fd: int) -> None:
-        del self._lent[fd]
-        if self._poller is not None:
-            self._poller.unregister(fd)
+        try:
+            if self._poller is not None:
+                self._poller.unregister(fd)
+        except OSError:
+            pass  # a signal handler had interrupted this
+        self._lent.pop(fd, None)

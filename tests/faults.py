@@ -155,13 +155,21 @@ def count_soft(bell: str, seconds: float) -> str:
     return f"disturbed {disturbed}"
 
 
+def _spin(end: float) -> None:
+    while time.monotonic() < end:
+        pass
+
+
 def count_soft_passes(seconds: float) -> int:
-    """How often the soft limit passes while a job runs for so many seconds."""
+    """How often the soft limit passes while a job runs for so many seconds.
+
+    The loop has a function of its own: from Python 3.12 on, jumps back of one in a ``try`` may be
+    outside of it.
+    """
     passed, end = 0, time.monotonic() + seconds
     while True:
         try:
-            while time.monotonic() < end:
-                pass
+            _spin(end)
             return passed
         except SoftTimeLimitExceeded:
             passed += 1

@@ -183,9 +183,16 @@ class HostedBench(Bench):
 
     def use(self) -> None:
         """Submit some jobs, and take in until they have ended."""
+        self.great = self.pool.apply_async(bytes, (100_000,))  # is handed over
         self.submit(6)
-        for job in list(self.jobs.values()):
+        for job in [self.great, *self.jobs.values()]:
             self.host.run_until(job.ready)
+
+    def check(self) -> None:
+        """See ``Bench.check``; and both streams are lent again."""
+        eventually(self.great.ready, 6.0)
+        super().check()
+        self.host.run_until(lambda: len(self.host.hosting._lent) == 2)
 
 
 class Interruption(Exception):
