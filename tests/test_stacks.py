@@ -126,14 +126,16 @@ def test_many_may_ask_at_a_time(make_pool: Any, stage: Stage) -> None:
 def test_dumps_go_on_when_their_file_has_been_emptied(
     make_pool: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many there have been."""
+    """However many there have been, and wherever the worker was writing when it was emptied."""
     monkeypatch.setattr(stacks, "_FULL", 2000)
     pool = make_pool(1)
     job = pool.apply_async(faults.hang, (stage.bell,))
     stage.heard()
+    worker = next(iter(pool._core.supervisor.crew.workers.values()))
     for _ in range(30):
         assert "in hang" in (pool.dump_stacks()[0].stack or "")
-    worker = next(iter(pool._core.supervisor.crew.workers.values()))
+        # As a write leaves it that was under way.
+        os.lseek(worker.hands.stack_fd, 50_000, os.SEEK_SET)
     assert stacks.size_of_dumps(worker) < 10_000
     job.terminate()
 

@@ -104,8 +104,7 @@ class StackDumps:
             return
         position = size_of_dumps(worker)
         if position > _FULL and worker.struck is None:
-            os.ftruncate(worker.hands.stack_fd, 0)
-            os.lseek(worker.hands.stack_fd, 0, os.SEEK_SET)  # the worker writes from there on
+            os.ftruncate(worker.hands.stack_fd, 0)  # the worker writes from there on
             position = 0
         self._pending[worker] = _Dump(position, [(deadline, then)])
         self._crew.kill(worker, kernel.STACK_SIGNAL)

@@ -293,7 +293,7 @@ def _make_ends() -> tuple[WorkerHands, socket.socket, int]:
         for make in (
             ledger.create,
             lambda: kernel.anonymous_file("poolwatch-crash"),
-            lambda: kernel.anonymous_file("poolwatch-stack"),
+            lambda: kernel.anonymous_journal("poolwatch-stack"),
         ):
             fds.append(make())
             undo.callback(os.close, fds[-1])

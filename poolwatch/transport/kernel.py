@@ -7,6 +7,7 @@ best thing: see the docstring of each.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import platform
@@ -220,6 +221,17 @@ def map_privately(fd: int, size: int) -> memoryview:
     # Whatever was unpickled from the view keeps the buffer alive. Not at exit: it may live on.
     weakref.finalize(buffer, _libc.munmap, address, size).atexit = False
     return memoryview(buffer).cast("B")
+
+
+def anonymous_journal(name: str) -> int:
+    """Return a descriptor of a file in memory, where all that is written goes to its end.
+
+    It may be emptied while another process writes: the kernel guards no offset of such a file, so
+    setting that back could be undone by a write that is under way.
+    """
+    fd = anonymous_file(name)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    return fd
 
 
 def anonymous_file(name: str) -> int:
