@@ -428,6 +428,7 @@ class Core(Submissions):
             supervisor.aside.jobs.clear()
             for job in jobs:
                 if job.state.final:
+                    _finish_ending(job)
                     continue
                 job.terminated = job.terminated or state is JobState.TERMINATED
                 own = type(error)(*error.args)
@@ -500,6 +501,14 @@ class Core(Submissions):
                 close()
             except OSError:
                 pass  # another thread was closing it at the moment of the fork
+
+
+def _finish_ending(job: Job) -> None:
+    """Let everybody know of an end that a signal handler has interrupted. The lock is held."""
+    if not job.ready:
+        if job.chunk is not None:
+            job.chunk.ended(job)
+        job.set_ready()
 
 
 def _live_cores() -> list[Core]:

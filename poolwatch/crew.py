@@ -355,9 +355,12 @@ class Crew:
         if worker.departing:
             self._await_end(worker)
         elif worker.leave_timer is None:
+            self._loop.call_soon(lambda: self.take_back(worker))
             worker.leave_timer = self._loop.call_later(
                 _ANSWER_SECONDS, lambda: self.kill(worker, why=_DID_NOT_ANSWER)
             )
+
+    take_back: Callable[[WorkerProcess], None]  # set by the supervisor: read its stream ourselves
 
     def departs(self, worker: WorkerProcess) -> None:
         """A worker says that it leaves: it takes no more jobs, and holds none."""

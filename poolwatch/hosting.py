@@ -24,6 +24,7 @@ from poolwatch.dispatcher import Dispatcher
 from poolwatch.intake import Intake
 from poolwatch.job import Job
 from poolwatch.loop import EventLoop
+from poolwatch.transport.streams import Stream
 from poolwatch.workers import WorkerProcess, WorkerState
 
 _PATIENCE = 0.02  # seconds between two looks whether the host comes by
@@ -59,14 +60,18 @@ class Hosting:
         """Have the streams lent from now on. Any thread; may be called again.
 
         Returns:
-            What becomes readable when :meth:`take_in` is to be called; None where the system has
-            no epoll, or the pool has ended.
+            What becomes readable when :meth:`take_in` is to be called; whoever has it in a loop
+            closes it, or drops it, once it is out of there. None where the system has no epoll or
+            no descriptor left, or the pool has ended: then the supervisor reads.
         """
         with self._dispatcher.lock:
             if self._ended or not hasattr(select, "epoll"):
                 return None
             if self._poller is None:
-                self._poller = select.epoll()
+                try:
+                    self._poller = select.epoll()
+                except OSError:
+                    return None
             if not self._claimed:
                 self._claimed = True
                 self._loop.call_soon(self._lend_all)
@@ -74,9 +79,10 @@ class Hosting:
             return self._poller
 
     def take_in(self) -> None:
-        """Take in what has come. In the host's thread; never blocks, runs nothing of the user's.
+        """Take in what has come. In the host's thread; never blocks.
 
-        A signal handler may raise in the middle of it; nothing is lost then, as with ``Assist``.
+        It runs nothing of the user's but policies that may refuse jobs, as submissions do. A signal
+        handler may raise in the middle of it; nothing is lost then, as with ``Assist``.
         """
         dispatcher = self._dispatcher
         with dispatcher.lock:
@@ -120,7 +126,7 @@ class Hosting:
             return
         with self._dispatcher.lock:
             poller, fd = self._poller, worker.stream.fileno()
-            if poller is None or worker.stream.unfinished or worker.stream.broken:
+            if poller is None or worker.leave_timer is not None or _is_busy(worker.stream):
                 return
             if fd not in self._lent:
                 try:
@@ -141,15 +147,13 @@ class Hosting:
                 self._watch(worker)
 
     def end(self) -> None:
-        """The pool ends: have nothing more read by the host, and close the descriptor."""
+        """The pool ends: have nothing more read by the host, which may be using the descriptor."""
         self._ended = True
         self._claimed = False
         self._dispatcher.attended = True
         self._take_all_back()
         with self._dispatcher.lock:
-            poller, self._poller = self._poller, None
-            if poller is not None:
-                poller.close()
+            self._poller = None
 
     def _take_all_back(self) -> None:
         for worker in list(self._lent.values()):
@@ -215,3 +219,8 @@ class Hosting:
         except OSError:
             pass  # a signal handler had interrupted this
         self._lent.pop(fd, None)
+
+
+def _is_busy(stream: Stream) -> bool:
+    """True when the supervisor has something to do with a stream still."""
+    return stream.unfinished or stream.broken or stream.is_amid

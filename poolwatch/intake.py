@@ -307,10 +307,10 @@ class Intake:
 
     def _accepted(self, worker: WorkerProcess, frame: Frame) -> None:
         job = worker.jobs.get(frame.serial)
-        if job is None or job.state is JobState.RUNNING:  # it may be taken in twice
-            return
-        self._dispatcher.move(job, JobState.RUNNING)
+        if job is None or job.state is not JobState.SENT:
+            return  # an interruption by a signal handler has it taken in twice
         self._hooks.accepted(job, worker.pid or 0, frame.first / 1e9)
+        self._dispatcher.move(job, JobState.RUNNING)
 
     def _dropped(self, job: Job) -> None:
         """The job was begun and voided at the same moment; it did not run."""

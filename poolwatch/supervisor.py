@@ -183,7 +183,7 @@ class Supervisor:
         dispatcher.on_emptied = crew.emptied
         dispatcher.help_along = self.assist.take_some
         dispatcher.repair = self.repair
-        dispatcher.take_back = self.hosting.take_back
+        dispatcher.take_back = crew.take_back = self.hosting.take_back
 
     def stats(self) -> PoolStats:
         """Return what has happened so far. The dispatcher's lock is held. Any thread."""

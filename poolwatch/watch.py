@@ -23,7 +23,7 @@ class Watch:
             dispatcher's lock held: it must be quick, run nothing of the user's and take no lock
             that is held while the pool is used. It may be called twice for the same end.
         accepted: called as ``(pid, time)`` when the job has begun, before it ends, in the
-            supervisor's thread; what holds for ``notify`` holds for it. None when nobody asks.
+            thread that reads that; what holds for ``notify`` holds for it. None when nobody asks.
     """
 
     __slots__ = ("_notify", "accepted", "flags", "owner")

@@ -32,8 +32,8 @@ class Host:
         self.front = self.hosting.claim()
         on_readable = pool._core.supervisor.intake.on_readable
 
-        def noted(worker: Any) -> bool:
-            self.read.append(worker.name)
+        def noted(worker: Any, read: list[str] = self.read) -> bool:
+            read.append(worker.name)
             return bool(on_readable(worker))
 
         pool._core.supervisor.intake.on_readable = noted
@@ -145,6 +145,17 @@ def test_workers_that_are_replaced_are_lent(make_pool: Callable[..., Any]) -> No
     assert pool.stats().losses == {}
 
 
+def test_a_farewell_is_heard_when_the_host_stands_still(make_pool: Callable[..., Any]) -> None:
+    """A worker that has said that it leaves is not taken for one that does not answer."""
+    pool = make_pool(2)
+    host = Host(pool)
+    pool.shrink(1)
+    pool.close()
+    eventually(lambda: not host.hosting._lent)
+    pool.join(DEADLINE)
+    assert host.read
+
+
 def test_released_streams_are_read_by_the_supervisor(pool: Any) -> None:
     """Also what came before, and after another claim."""
     host = Host(pool)
@@ -168,7 +179,8 @@ def test_a_pool_may_end_while_its_streams_are_lent(make_pool: Callable[..., Any]
     getattr(pool, end)()
     pool.join(DEADLINE)
     assert all(job.ready() for job in jobs)
-    assert host.front.closed
+    assert host.hosting._poller is None
+    assert host.hosting.claim() is None
     host.hosting.take_in()
     host.hosting.release()
 
@@ -180,6 +192,7 @@ class HostedBench(Bench):
         """See ``Bench.renew``."""
         super().renew()
         self.host = Host(self.pool)
+        self.accepted: set[int] = set()
 
     def use(self) -> None:
         """Submit some jobs, and take in until they have ended."""
@@ -188,9 +201,21 @@ class HostedBench(Bench):
         for job in [self.great, *self.jobs.values()]:
             self.host.run_until(job.ready)
 
+    def submit(self, count: int = 1) -> None:
+        """See ``Bench.submit``; of every second one the acceptance is told."""
+        accepted = self.accepted
+        for _ in range(count):
+            self.numbers += 1
+            number, options = self.numbers, {}
+            if number % 2:
+                options["accept_callback"] = lambda pid, when, n=number: accepted.add(n)
+            call = work.noted, (self.path, number)
+            self.jobs[number] = self.pool.apply_async(*call, **options)
+
     def check(self) -> None:
         """See ``Bench.check``; and both streams are lent again."""
         eventually(self.great.ready, 6.0)
+        eventually(lambda: {number for number in self.jobs if number % 2} <= self.accepted, 6.0)
         super().check()
         self.host.run_until(lambda: len(self.host.hosting._lent) == 2)
 

@@ -103,6 +103,11 @@ class Stream:
         """Read once; see :meth:`FrameReader.read`, whose errors it raises."""
         return self._reader.read()
 
+    @property
+    def is_amid(self) -> bool:
+        """True when the beginning of a frame has been read."""
+        return self._reader.is_amid
+
     def take_only(self, frame: bytes) -> bool:
         """Read once if nothing but this frame is there, once or several times; else nothing.
 
@@ -111,7 +116,7 @@ class Stream:
         Returns:
             False when something else is there, or the end of the stream.
         """
-        if self._reader.is_amid:
+        if self.is_amid:
             return False
         try:
             data = self.sock.recv(_REPEATED * len(frame), socket.MSG_PEEK)

@@ -132,7 +132,7 @@ class TaskHandle:
             pid: its process id.
             when: its monotonic clock, in seconds.
         """
-        if self.ended:
+        if self.ended or self.pid == pid:
             return
         self._pool.note_process(self, pid)
         self.pid = pid

@@ -145,10 +145,10 @@ class TaskPool(Sizing, BasePool):  # type: ignore[misc]  # Celery has no types
 
     def _leave_event_loop(self) -> None:
         """The hub loops no more, or for others only: the pool reads everything itself again."""
-        if self._hub is not None and self._lent is not None and not self._lent.closed:
-            self._hub.remove_reader(self._lent)
         if self._hosting is not None:
             self._hosting.release()
+        if self._hub is not None and self._lent is not None:
+            self._hub.remove_reader(self._lent)
         self._lent = None
 
     # -- tasks ---------------------------------------------------------------------------------
