@@ -43,7 +43,9 @@ class IMapIterator(Generic[T]):
     def __del__(self) -> None:
         # Not by weakref.finalize, which would keep the feed: an error that came from it may lead
         # back here, by the frames of its traceback.
-        self._feed.abandon()
+        feed = getattr(self, "_feed", None)  # None: Ctrl-C came while this was being made
+        if feed is not None:
+            feed.abandon()
 
     def __iter__(self) -> IMapIterator[T]:
         return self

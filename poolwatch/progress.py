@@ -102,7 +102,9 @@ class _Drawn(IMapIterator[T]):
 
     def __del__(self) -> None:
         super().__del__()
-        self._bar.close()
+        bar = getattr(self, "_bar", None)
+        if bar is not None:
+            bar.close()
 
 
 class DrawnIMapIterator(_Drawn[T]):

@@ -38,6 +38,8 @@ from poolwatch import (
     TimeoutError,
     WorkerLostError,
 )
+from poolwatch.progress import DrawnIMapIterator
+from poolwatch.transport.bulk import Bulk
 
 BOTH = pytest.mark.parametrize("ordered", [True, False], ids=["imap", "imap_unordered"])
 PACKAGE = str(Path(poolwatch.__file__).parent)
@@ -685,3 +687,15 @@ def test_interrupted_consumer_loses_nothing(
                 break
     assert (found if ordered else sorted(found)) == list(range(20_000))
     assert interrupting.raised > 5
+
+
+@pytest.mark.parametrize("kind", [IMapIterator, DrawnIMapIterator, Bulk])
+def test_what_was_never_made_goes_without_a_word(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come before its first attribute is set."""
+    heard: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    kind.__new__(kind)
+    gc.collect()
+    assert not heard

@@ -65,7 +65,8 @@ class Bulk:
             os.close(fd)
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "fd"):  # not when Ctrl-C came while this was being made
+            self.close()
 
 
 def write(parts: Sequence[Any]) -> Bulk:
