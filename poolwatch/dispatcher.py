@@ -437,7 +437,7 @@ class Dispatcher:
             self._loop.watch_writable(worker.stream, worker.stream.flush)
 
     on_broken: Callable[[WorkerProcess], None]  # set by the supervisor
-    take_back: Callable[[WorkerProcess], None]  # likewise: a stream that is lent
+    take_back: Callable[[WorkerProcess], None]  # likewise: read what is lent
 
     # -- results come in -------------------------------------------------------------------------
 
