@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # Shells start background commands so; Ctrl-C is part of what is tested.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # How many random examples a test has that does not say so itself.
-    settings.register_profile("short", max_examples=60)
+    settings.register_profile("short", max_examples=30)
     settings.register_profile("thorough", max_examples=200)
     settings.load_profile("thorough" if config.getoption("thorough") else "short")
     config.addinivalue_line(
@@ -101,8 +101,15 @@ def nothing_left_over(_settled: None) -> Iterator[LeakWatch]:
         watch.kill()
     finally:
         watch.close()
+    gc.freeze()  # what a module has made for all of its tests, too
     if found:
         pytest.fail("left over:\n  " + "\n  ".join(found), pytrace=False)
+
+
+@pytest.fixture
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether a test that can do more or less of the same shall do more."""
+    return bool(request.config.getoption("thorough"))
 
 
 @pytest.fixture

@@ -40,7 +40,6 @@ _CALLS_ARE_INLINE = sys.version_info >= (3, 11)
 _PYTHON_CALL = -1  # in place of an offset
 
 BATCH = 70  # jobs; more than twice as many as are submitted between two looks at what came in
-SAMPLE = 60  # points that one test interrupts, of about 120
 SEED = 7
 
 Place = tuple[str, str, int, int]
@@ -234,6 +233,11 @@ USES = [
     "get map in chunks of 1",
     "get map in chunks of 3",
 ]
+
+
+def sample(thorough: bool) -> int:
+    """Return how many points one test interrupts, of about 120."""
+    return 60 if thorough else 30
 
 
 def points_of(bench: Bench, use: str) -> list[tuple[Place, int]]:

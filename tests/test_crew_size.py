@@ -211,12 +211,12 @@ def is_renewed(pool: Any) -> bool:
 
 @pytest.mark.every_start_method("spawn", "forkserver")
 @pytest.mark.parametrize("options", [{}, {"min_processes": 0, "idle_timeout": 0.05}])
-def test_storm(make_pool: Any, options: dict[str, Any]) -> None:
+def test_storm(make_pool: Any, options: dict[str, Any], thorough: bool) -> None:
     """Kills while the size changes and workers are replaced: every job ends, the size is right."""
     pool = make_pool(2, **options)
     jobs = []
     with killer(pool):
-        for step in range(12):
+        for step in range(12 if thorough else 6):
             jobs += [pool.apply_async(work.square, (n,)) for n in range(100)]
             jobs += [pool.apply_async(work.pid_after, (0.02,)) for _ in range(3)]
             (pool.shrink if step % 2 else pool.grow)(2)

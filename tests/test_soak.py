@@ -1,4 +1,4 @@
-"""Twenty thousand jobs under a rain of kills: every one accounted for, none run twice."""
+"""Thousands of jobs under a rain of kills: every one accounted for, none run twice."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from helpers import assert_full_strength, lines
 
 from poolwatch import WorkerLostError
 
-JOBS = 5_000
-THOROUGH_JOBS = 20_000  # with --thorough
+JOBS, THOROUGH_JOBS = 3_000, 20_000
 PAUSE = 0.02  # seconds between two kills
 PATIENCE = 100.0  # seconds for all of it on a busy machine; a fifth of that on an idle one
 
@@ -54,10 +53,10 @@ class Killer(threading.Thread):
 
 @pytest.mark.timeout(150)
 def test_every_job_is_accounted_for_under_a_rain_of_kills(
-    make_pool: Any, tmp_path: Any, request: pytest.FixtureRequest
+    make_pool: Any, tmp_path: Any, thorough: bool
 ) -> None:
     """Results + losses = jobs, each side effect is seen at most once, and the pool is whole."""
-    count = THOROUGH_JOBS if request.config.getoption("thorough") else JOBS
+    count = THOROUGH_JOBS if thorough else JOBS
     path = str(tmp_path / "begun")
     pool = make_pool(4)
     killer = Killer(pool)
