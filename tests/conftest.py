@@ -101,7 +101,6 @@ def nothing_left_over(_settled: None) -> Iterator[LeakWatch]:
         watch.kill()
     finally:
         watch.close()
-    gc.freeze()  # what a module has made for all of its tests, too
     if found:
         pytest.fail("left over:\n  " + "\n  ".join(found), pytrace=False)
 

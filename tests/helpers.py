@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
 import shutil
 import signal
@@ -167,6 +168,45 @@ def bounded(call: Callable[[], T], timeout: float = DEADLINE) -> T:
 def worker_pids(pool: Any) -> list[int]:
     """The processes that there are; one that comes up may not have been reported yet."""
     return sorted(worker.pid for worker in pool.workers if worker.pid is not None)
+
+
+@contextlib.contextmanager
+def killing(pool: Any, pause: float = 0.02) -> Iterator[set[int]]:
+    """Somebody outside kills a worker every `pause` seconds; gives the pids of those killed.
+
+    Whatever the worker does: but one must have booted, for a pool is broken when its workers are
+    killed more quickly than they come up.
+    """
+    killed: set[int] = set()
+    over = threading.Event()
+    chance = random.Random(1)
+
+    def kill() -> None:
+        while not over.wait(pause):
+            workers = pool.workers
+            if any(worker.phase != "booting" for worker in workers):
+                pid = chance.choice([worker.pid for worker in workers if worker.pid])
+                with contextlib.suppress(ProcessLookupError):
+                    _kill_worker(pool, pid, killed)
+
+    thread = threading.Thread(target=kill, name="killer")
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join(DEADLINE)
+
+
+def _kill_worker(pool: Any, pid: int, killed: set[int]) -> None:
+    descriptor = os.pidfd_open(pid)
+    try:
+        if pid not in worker_pids(pool):
+            raise ProcessLookupError  # another process may have got its number
+        killed.add(pid)
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    finally:
+        os.close(descriptor)
 
 
 def assert_full_strength(pool: Any) -> None:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,6 +15,7 @@ from helpers import (
     assert_full_strength,
     bounded,
     eventually,
+    killing,
     private_stage,
     worker_pids,
 )
@@ -175,30 +172,6 @@ def test_did_start_ok_has_no_side_effects(make_pool: Any) -> None:
     pool.maintain_pool()
 
 
-@contextmanager
-def killer(pool: Any) -> Iterator[None]:
-    """Somebody outside kills a worker every 20 ms, whatever it does."""
-    stop = threading.Event()
-    chance = random.Random(1)
-
-    def kill() -> None:
-        while not stop.wait(0.02):
-            pids = worker_pids(pool)
-            if pids:
-                try:
-                    os.kill(chance.choice(pids), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass  # it was quicker
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(DEADLINE)
-
-
 def is_renewed(pool: Any) -> bool:
     """All workers are there, and none from before the last restart."""
     crew = pool._core.supervisor.crew
@@ -215,7 +188,7 @@ def test_storm(make_pool: Any, options: dict[str, Any], thorough: bool) -> None:
     """Kills while the size changes and workers are replaced: every job ends, the size is right."""
     pool = make_pool(2, **options)
     jobs = []
-    with killer(pool):
+    with killing(pool):
         for step in range(12 if thorough else 6):
             jobs += [pool.apply_async(work.square, (n,)) for n in range(100)]
             jobs += [pool.apply_async(work.pid_after, (0.02,)) for _ in range(3)]
