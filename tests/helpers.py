@@ -170,21 +170,32 @@ def worker_pids(pool: Any) -> list[int]:
     return sorted(worker.pid for worker in pool.workers if worker.pid is not None)
 
 
-@contextlib.contextmanager
-def killing(pool: Any, pause: float = 0.02) -> Iterator[set[int]]:
-    """Somebody outside kills a worker every `pause` seconds; gives the pids of those killed.
+def idle(pool: Any, count: int) -> None:
+    """Wait until the pool has so many workers, all of them idle."""
+    eventually(lambda: [worker.phase for worker in pool.workers] == ["idle"] * count)
 
-    Whatever the worker does: but one must have booted, for a pool is broken when its workers are
-    killed more quickly than they come up.
+
+@contextlib.contextmanager
+def killing(
+    pool: Any, progress: Callable[[], int] | None = None, least: int = 0
+) -> Iterator[set[int]]:
+    """Somebody outside kills a worker every 20 ms, whatever it does; gives the pids of the killed.
+
+    But one must have booted, for a pool is broken when its workers are killed more quickly than
+    they come up; and `progress` must have grown by `least` since the last one was killed, so that
+    also on a busy machine the jobs get done.
     """
     killed: set[int] = set()
     over = threading.Event()
     chance = random.Random(1)
 
     def kill() -> None:
-        while not over.wait(pause):
+        reached = 0
+        while not over.wait(0.02):
             workers = pool.workers
-            if any(worker.phase != "booting" for worker in workers):
+            now = progress() if progress else 0
+            if now - reached >= least and any(worker.phase != "booting" for worker in workers):
+                reached = now
                 pid = chance.choice([worker.pid for worker in workers if worker.pid])
                 with contextlib.suppress(ProcessLookupError):
                     _kill_worker(pool, pid, killed)

@@ -15,6 +15,7 @@ from helpers import (
     assert_full_strength,
     bounded,
     eventually,
+    idle,
     killing,
     private_stage,
     worker_pids,
@@ -25,11 +26,6 @@ from poolwatch.transport import ledger
 from poolwatch.workers import WorkerState
 
 pytestmark = pytest.mark.timeout(60)
-
-
-def idle(pool: Any, count: int) -> None:
-    """Wait until the pool has so many workers, all of them idle."""
-    eventually(lambda: [worker.phase for worker in pool.workers] == ["idle"] * count)
 
 
 def test_stopped_idle_worker_goes_all_the_same(make_pool: Any) -> None:

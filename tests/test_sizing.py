@@ -19,6 +19,7 @@ from helpers import (
     assert_gone,
     bounded,
     eventually,
+    idle,
     running_script,
     worker_pids,
 )
@@ -27,11 +28,6 @@ from poolwatch import WorkerLostError
 from poolwatch.config import usable_cpus
 
 pytestmark = pytest.mark.timeout(40)
-
-
-def idle(pool: Any, count: int) -> None:
-    """Wait until the pool has so many workers, all of them idle."""
-    eventually(lambda: [worker.phase for worker in pool.workers] == ["idle"] * count)
 
 
 # -- grow and shrink --------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from helpers import assert_full_strength, killing, lines
 from poolwatch import WorkerLostError
 
 JOBS, THOROUGH_JOBS = 3_000, 20_000
-PATIENCE = 100.0  # seconds for all of it on a busy machine; a fifth of that on an idle one
+PATIENCE = 200.0  # seconds for all of it on a busy machine; a tenth of that on an idle one
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(260)
 def test_every_job_is_accounted_for_under_a_rain_of_kills(
     make_pool: Any, tmp_path: Any, thorough: bool
 ) -> None:
@@ -24,7 +24,7 @@ def test_every_job_is_accounted_for_under_a_rain_of_kills(
     count = THOROUGH_JOBS if thorough else JOBS
     path = str(tmp_path / "begun")
     pool = make_pool(4)
-    with killing(pool) as killed:
+    with killing(pool, lambda: len(lines(path)), 50) as killed:
         jobs = [pool.apply_async(work.noted_slowly, (path, n, 0.001)) for n in range(count)]
         last = pool.apply_async(work.square, (3,))
         last.wait(PATIENCE)
