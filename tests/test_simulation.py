@@ -236,7 +236,7 @@ class SizedSchedule(Schedule):
 ACTIONS = st.lists(st.tuples(st.integers(0, 118), st.integers(0, 19)), min_size=150, max_size=400)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(workers=st.integers(1, 3), actions=ACTIONS)
 def test_every_job_ends_once_whatever_happens(workers: int, actions: list[tuple[int, int]]) -> None:
@@ -246,7 +246,7 @@ def test_every_job_ends_once_whatever_happens(workers: int, actions: list[tuple[
     schedule.check_end()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(workers=st.integers(1, 3), actions=ACTIONS)
 def test_every_job_ends_once_with_priorities(workers: int, actions: list[tuple[int, int]]) -> None:
@@ -259,7 +259,7 @@ def test_every_job_ends_once_with_priorities(workers: int, actions: list[tuple[i
 SIZED = st.lists(st.tuples(st.integers(0, 134), st.integers(0, 19)), min_size=150, max_size=400)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(workers=st.integers(1, 3), least=st.none() | st.integers(0, 1), actions=SIZED)
 def test_every_job_ends_once_whatever_the_size(
